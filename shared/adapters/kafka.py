@@ -1,0 +1,299 @@
+"""Kafka through kafka-python: the interactions source, the publisher, and a plain reader."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import OffsetAndMetadata
+
+from shared.adapters.settings import ConsumerSettings, KafkaSettings
+from shared.core.errors import TopicMissing, TopicRecreated, Unavailable
+from shared.core.ports import Headers, Polled, Record
+
+log = logging.getLogger(__name__)
+
+_FETCH_BYTES = 8 << 20
+"""Fetched from one partition at once, at most; together with the number of partitions it bounds our memory."""
+
+
+def client_config(settings: KafkaSettings) -> dict[str, Any]:
+    """What every kafka-python client is told: where the broker is, and who we are."""
+    config: dict[str, Any] = {
+        "bootstrap_servers": [s.strip() for s in settings.kafka_bootstrap_servers.split(",")],
+        "client_id": settings.kafka_client_id,
+        "security_protocol": settings.kafka_security_protocol,
+        "reconnect_backoff_max_ms": 2000,
+    }
+    if settings.kafka_api_version:
+        config["api_version"] = tuple(int(part) for part in settings.kafka_api_version.split("."))
+    if settings.kafka_security_protocol.startswith("SASL"):
+        config["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        config["sasl_plain_username"] = settings.kafka_sasl_username
+        config["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
+    if settings.kafka_security_protocol.endswith("SSL"):
+        config["ssl_check_hostname"] = settings.kafka_ssl_check_hostname
+        for name in ("cafile", "certfile", "keyfile"):
+            config[f"ssl_{name}"] = getattr(settings, f"kafka_ssl_{name}") or None
+    return config
+
+
+def unavailable(settings: KafkaSettings, error: Exception) -> Unavailable:
+    """The error of ours that names the broker."""
+    return Unavailable(f"Kafka at {settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}")
+
+
+class TopicAdmin:
+    """Questions about topics, asked of the broker now."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._client: KafkaAdminClient | None = None
+        self._cluster = ""
+
+    def _admin(self) -> KafkaAdminClient:
+        if self._client is None:
+            client = KafkaAdminClient(request_timeout_ms=5000, **client_config(self._settings))
+            self._cluster = str(client.describe_cluster().get("cluster_id", ""))
+            self._client = client
+        return self._client
+
+    def describe(self, topic: str) -> tuple[str, list[int]]:
+        """(the name of the topic's present life, its partitions). Raises TopicMissing, Unavailable."""
+        try:
+            answer = self._admin().describe_topics([topic])[0]
+        except kafka_errors.UnknownTopicOrPartitionError as error:
+            raise self._missing(topic) from error
+        except (kafka_errors.KafkaError, OSError) as error:
+            self.close()
+            raise unavailable(self._settings, error) from error
+        if answer["error_code"]:
+            if answer["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
+                raise self._missing(topic)
+            raise unavailable(self._settings, kafka_errors.for_code(answer["error_code"])())
+        # Brokers before 2.8, and the embedded one, have no topic ids: there a new cluster is all that can be told.
+        life = f"{self._cluster}/{answer.get('topic_id') or ''}"
+        return life, sorted(p["partition_index"] for p in answer["partitions"])
+
+    def _missing(self, topic: str) -> TopicMissing:
+        return TopicMissing(f"Kafka at {self._settings.kafka_bootstrap_servers} has no topic {topic!r}")
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Holds new partitions back until their start position is known."""
+
+    def __init__(self, source: KafkaInteractionSource) -> None:
+        self._source = source
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Called inside poll."""
+        self._source.note_assigned(list(assigned))
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Called inside poll, before the partitions are given to another."""
+        self._source.note_revoked(list(revoked))
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        """Called inside poll when another may already own them."""
+        self._source.note_revoked(list(lost))
+
+
+class KafkaInteractionSource:
+    """The InteractionSource port. Not for use by several threads."""
+
+    def __init__(self, kafka: KafkaSettings, consumer: ConsumerSettings) -> None:
+        self.topic = kafka.topic_interactions
+        self._kafka = kafka
+        self._linger_s = consumer.consumer_linger_ms / 1000
+        self._admin = TopicAdmin(kafka)
+        self._assigned: set[int] = set()
+        self._revoked: set[int] = set()
+        self._held: set[int] = set()
+        self.on_revoke: Callable[[frozenset[int]], None] | None = None
+        try:
+            self._consumer = KafkaConsumer(
+                group_id=consumer.consumer_group,
+                group_instance_id=consumer.consumer_instance_id or None,
+                enable_auto_commit=False,
+                # "none": a position outside the log is our business, for it may mean that the topic was made anew.
+                auto_offset_reset="none",
+                allow_auto_create_topics=bool(kafka.kafka_api_version),
+                partition_assignment_strategy=(CooperativeStickyAssignor,),
+                session_timeout_ms=consumer.consumer_session_timeout_ms,
+                heartbeat_interval_ms=consumer.consumer_session_timeout_ms // 4,
+                fetch_max_wait_ms=100,
+                max_partition_fetch_bytes=_FETCH_BYTES,
+                max_poll_records=consumer.consumer_max_batch,
+                metadata_max_age_ms=10_000,
+                **client_config(kafka),
+            )
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(kafka, error) from error
+        self._consumer.subscribe([self.topic], listener=_Listener(self))
+
+    def note_assigned(self, partitions: list[TopicPartition]) -> None:
+        """From the rebalance listener."""
+        if not partitions:
+            return
+        for tp in partitions:
+            self._consumer.seek(tp, 0)  # any position: it keeps kafka-python from looking for a committed one
+        self._consumer.pause(*partitions)
+        self._assigned |= {tp.partition for tp in partitions}
+
+    def note_revoked(self, partitions: list[TopicPartition]) -> None:
+        """From the rebalance listener."""
+        numbers = frozenset(tp.partition for tp in partitions)
+        if numbers and self.on_revoke is not None:
+            self.on_revoke(numbers)
+        self._assigned -= numbers
+        self._held -= numbers
+        self._revoked |= numbers
+
+    def poll(self, timeout_s: float, max_records: int) -> Polled:
+        """See InteractionSource. New partitions bring no records before ``seek``."""
+        records: defaultdict[int, list[Record]] = defaultdict(list)
+        count = 0
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
+            for tp, batch in self._poll(left_ms, max_records - count).items():
+                records[tp.partition] += batch
+                if not count:
+                    deadline = min(deadline, time.monotonic() + self._linger_s)
+                count += len(batch)
+            if count >= max_records or self._assigned or self._revoked or time.monotonic() >= deadline:
+                break
+        polled = Polled(records, frozenset(self._assigned), frozenset(self._revoked))
+        self._assigned, self._revoked = set(), set()
+        return polled
+
+    def _poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Record]]:
+        try:
+            return self._consumer.poll(timeout_ms, max_records=max_records)  # type: ignore[no-any-return]
+        except (kafka_errors.OffsetOutOfRangeError, kafka_errors.NoOffsetForPartitionError) as error:
+            raise TopicRecreated(f"topic {self.topic}: our position is outside the log: {error}") from error
+        except kafka_errors.UnknownTopicOrPartitionError as error:
+            raise TopicMissing(f"Kafka at {self._kafka.kafka_bootstrap_servers} has no topic {self.topic!r}") from error
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(self._kafka, error) from error
+
+    def hold(self) -> None:
+        """Bring no records until ``release``; polling goes on, so that the group keeps us."""
+        running = self._consumer.assignment() - self._consumer.paused()
+        if running:
+            self._consumer.pause(*running)
+            self._held |= {tp.partition for tp in running}
+
+    def release(self) -> None:
+        """End ``hold``."""
+        back = [TopicPartition(self.topic, p) for p in self._held]
+        owned = self._consumer.assignment()
+        self._held = set()
+        if back := [tp for tp in back if tp in owned]:
+            self._consumer.resume(*back)
+
+    def incarnations(self, partitions: Sequence[int]) -> dict[int, str]:
+        """See InteractionSource."""
+        life, _ = self._admin.describe(self.topic)
+        return dict.fromkeys(partitions, life)
+
+    def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """See InteractionSource."""
+        tps = [TopicPartition(self.topic, p) for p in partitions]
+        try:
+            first = self._consumer.beginning_offsets(tps, timeout_ms=5000)
+            end = self._consumer.end_offsets(tps, timeout_ms=5000)
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(self._kafka, error) from error
+        return {tp.partition: (first[tp], end[tp]) for tp in tps}
+
+    def seek(self, partition: int, offset: int) -> None:
+        """See InteractionSource."""
+        tp = TopicPartition(self.topic, partition)
+        if tp in self._consumer.assignment():
+            self._consumer.seek(tp, offset)
+            self._consumer.resume(tp)
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """See InteractionSource."""
+        wanted = {TopicPartition(self.topic, p): OffsetAndMetadata(o, "", -1) for p, o in offsets.items()}
+        try:
+            self._consumer.commit(wanted, timeout_ms=5000)
+        except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:
+            log.info("commit of %s %s left to the new owner: %s", self.topic, dict(offsets), error)
+        except (kafka_errors.KafkaError, OSError) as error:
+            # The progress in Redis is what we start from: a commit that fails costs nothing but an outdated lag.
+            log.warning("commit of %s %s failed: %s", self.topic, dict(offsets), error)
+
+    def lag(self) -> dict[int, int]:
+        """See InteractionSource."""
+        lag: dict[int, int] = {}
+        for tp in self._consumer.assignment():
+            high = self._consumer.highwater(tp)
+            if high is not None and tp not in self._consumer.paused():
+                lag[tp.partition] = max(0, high - self._consumer.position(tp, timeout_ms=1000))
+        return lag
+
+    def close(self) -> None:
+        """See InteractionSource."""
+        self._consumer.close(autocommit=False, timeout_ms=5000)
+        self._admin.close()
+
+
+class KafkaPublisher:
+    """The Publisher port: acks=all, idempotent."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._failed: list[Exception] = []
+        try:
+            self._producer = KafkaProducer(
+                acks="all",
+                linger_ms=2,
+                # An acknowledgement may be lost with a broker; the delivery is tried again for so long.
+                delivery_timeout_ms=60_000,
+                request_timeout_ms=10_000,
+                max_block_ms=10_000,
+                max_request_size=settings.kafka_max_message_bytes,
+                allow_auto_create_topics=bool(settings.kafka_api_version),
+                **client_config(settings),
+            )
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(settings, error) from error
+
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None
+    ) -> None:
+        """See Publisher."""
+        try:
+            future = self._producer.send(topic, value=value, key=key, headers=list(headers), partition=partition)
+        except (kafka_errors.KafkaError, OSError, AssertionError) as error:
+            raise unavailable(self._settings, error) from error
+        future.add_errback(self._failed.append)
+
+    def flush(self, timeout_s: float) -> None:
+        """See Publisher."""
+        try:
+            self._producer.flush(timeout=timeout_s)
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(self._settings, error) from error
+        if self._failed:
+            failed, self._failed = self._failed, []
+            raise unavailable(self._settings, failed[0]) from failed[0]
+
+    def close(self) -> None:
+        """See Publisher."""
+        self._producer.close(timeout=5)

@@ -1,0 +1,140 @@
+"""User states and progress in Redis: batched reads, and writes by compare-and-set in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.adapters.settings import RedisSettings
+from shared.core.errors import Unavailable
+from shared.core.ports import StateWrite
+from shared.core.state import TOKEN_BYTES
+
+T = TypeVar("T")
+
+_CHUNK = 1024
+"""Users in one command: about 0.7 MB, so that Redis serves others in between."""
+
+_QUARANTINE_S = 7 * 86400
+"""How long a damaged value is kept for a person to look at."""
+
+# KEYS: the values; ARGV[1]: seconds to live (0: for ever), then token and value of each. Answers the indexes refused.
+# A key of another type cannot be a state: it counts as absent and is replaced.
+_CAS = f"""
+local refused = {{}}
+local ttl = tonumber(ARGV[1])
+for i = 1, #KEYS do
+  local token = redis.pcall('GETRANGE', KEYS[i], 0, {TOKEN_BYTES - 1})
+  if type(token) == 'table' then token = '' end
+  if token ~= ARGV[2 * i] then
+    refused[#refused + 1] = i
+  elseif ttl > 0 then
+    redis.call('SET', KEYS[i], ARGV[2 * i + 1], 'EX', ttl)
+  else
+    redis.call('SET', KEYS[i], ARGV[2 * i + 1])
+  end
+end
+return refused
+"""
+
+
+def connect(settings: RedisSettings) -> redis.Redis:
+    """A client. No silent retries: whoever holds state must know that the connection broke."""
+    options: dict[str, object] = {}
+    if settings.redis_username:
+        options["username"] = settings.redis_username
+    if settings.redis_password.get_secret_value():
+        options["password"] = settings.redis_password.get_secret_value()
+    if settings.redis_ssl_ca_certs:
+        options["ssl_ca_certs"] = settings.redis_ssl_ca_certs
+    return redis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        **options,
+    )
+
+
+class RedisStateStore:
+    """The StateStore port on Redis 6.2 or newer."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._redis = connect(settings)
+        self._ttl = settings.user_ttl_s
+        self._user = f"{settings.redis_prefix}u:".encode()
+        self._bad = f"{settings.redis_prefix}damaged:".encode()
+        self._progress = f"{settings.redis_prefix}p:"
+        self._cas = self._redis.register_script(_CAS)
+        kwargs = self._redis.connection_pool.connection_kwargs
+        self.address = f"{kwargs.get('host', kwargs.get('path'))}:{kwargs.get('port', '')}"
+
+    def _call(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except redis.RedisError as error:
+            raise Unavailable(f"Redis at {self.address}: {error}") from error
+
+    def _user_key(self, user_id: str) -> bytes:
+        return self._user + user_id.encode()
+
+    def read(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """See StateStore."""
+        values: list[bytes | None] = []
+        for at in range(0, len(user_ids), _CHUNK):
+            keys = [self._user + user.encode() for user in user_ids[at : at + _CHUNK]]
+            values += self._call(lambda keys=keys: cast("list[bytes | None]", self._redis.mget(keys)))  # type: ignore[misc]
+        return values
+
+    def write(self, writes: Sequence[StateWrite]) -> list[bool]:
+        """See StateStore."""
+        done: list[bool] = []
+        for at in range(0, len(writes), _CHUNK):
+            chunk = writes[at : at + _CHUNK]
+            done += self._compare_and_set([self._user_key(w.key) for w in chunk], chunk, self._ttl)
+        return done
+
+    def _compare_and_set(self, keys: list[bytes], writes: Sequence[StateWrite], ttl: int) -> list[bool]:
+        args: list[bytes | int] = [ttl]
+        for write in writes:
+            args += (write.expected, write.value)
+        refused = self._call(lambda: cast("list[int]", self._cas(keys=keys, args=args)))
+        done = [True] * len(writes)
+        for index in refused:
+            done[index - 1] = False
+        return done
+
+    def quarantine(self, user_id: str, value: bytes) -> None:
+        """See StateStore."""
+        self._call(lambda: self._redis.set(self._bad + user_id.encode(), value, ex=_QUARANTINE_S))
+
+    def _progress_key(self, topic: str, partition: int) -> bytes:
+        return f"{self._progress}{topic}:{partition}".encode()
+
+    def read_progress(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
+        """See StateStore."""
+        if not partitions:
+            return []
+        keys = [self._progress_key(topic, partition) for partition in partitions]
+        return self._call(lambda: cast("list[bytes | None]", self._redis.mget(keys)))
+
+    def write_progress(self, topic: str, writes: Mapping[int, tuple[bytes, bytes]]) -> dict[int, bool]:
+        """See StateStore. Progress never expires: without it the whole log would be read again."""
+        if not writes:
+            return {}
+        keys = [self._progress_key(topic, partition) for partition in writes]
+        done = self._compare_and_set(keys, [StateWrite("", *pair) for pair in writes.values()], 0)
+        return dict(zip(writes, done, strict=True))
+
+    def server_id(self) -> str:
+        """See StateStore: Redis' run_id, new with every start and after a failover."""
+        info = self._call(lambda: cast("dict[str, object]", self._redis.info("server")))
+        return str(info["run_id"])
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._redis.close()

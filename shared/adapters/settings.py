@@ -1,0 +1,113 @@
+"""Settings, read from the environment: one frozen class per system. Every name is the variable's name in upper case."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+
+class KafkaSettings(_Settings):
+    """How to reach the broker and what the topics are called."""
+
+    kafka_bootstrap_servers: str = "localhost:9092"
+    kafka_api_version: str = Field("", description='"2.0" for the embedded broker; empty: negotiate')
+    kafka_client_id: str = "driftwood"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_username: str = ""
+    kafka_sasl_password: SecretStr = SecretStr("")
+    kafka_ssl_cafile: str = ""
+    kafka_ssl_certfile: str = ""
+    kafka_ssl_keyfile: str = ""
+    kafka_ssl_check_hostname: bool = True
+    kafka_create_topics: bool = Field(False, description="create missing topics at start")
+    kafka_partitions: int = Field(4, ge=1, description="of topics that we create")
+    kafka_replication: int = Field(1, ge=1, description="of topics that we create")
+    kafka_max_message_bytes: int = Field(8 << 20, ge=1 << 20, description="bytes; of the topics that we create")
+    topic_interactions: str = "interactions"
+    topic_recommendations: str = "recommendations"
+    topic_engagement: str = "engagement"
+    topic_state_updates: str = "state-updates"
+    topic_dlq: str = "interactions.dlq"
+    topic_forgets: str = "forgets"
+
+
+class RedisSettings(_Settings):
+    """How to reach Redis and what our keys start with."""
+
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    redis_username: str = ""
+    redis_password: SecretStr = SecretStr("")
+    redis_ssl_ca_certs: str = ""
+    redis_prefix: str = Field("dw:", max_length=64)
+    redis_timeout_s: float = Field(5.0, gt=0)
+    user_ttl_s: int = Field(90 * 86400, ge=0, description="a state not touched for so long goes; 0: never")
+
+
+class RegistrySettings(_Settings):
+    """Where models live."""
+
+    model_uri: str = Field("./models", description="a directory or an fsspec URL")
+    model_poll_s: float = Field(1.0, gt=0, description="how often services look for a new version")
+
+
+class EventSettings(_Settings):
+    """What counts as a good interaction, and which advance the state."""
+
+    event_max_bytes: int = Field(65536, ge=256)
+    event_max_future_s: int = Field(86400, ge=0, description="a timestamp further ahead is refused")
+    ignore_event_types: str = Field("impression", description="comma-separated; these do not advance the state")
+    advance_event_types: str = Field("", description="comma-separated; if set, only these advance the state")
+
+
+class ConsumerSettings(_Settings):
+    """The consumer: event to state."""
+
+    consumer_group: str = "driftwood-consumer"
+    consumer_instance_id: str = Field("", description="static membership (KIP-345); empty: dynamic")
+    consumer_max_batch: int = Field(4096, ge=1, description="events in one batch, at most")
+    consumer_linger_ms: int = Field(10, ge=0, description="how long a poll waits for a fuller batch")
+    consumer_commit_ms: int = Field(1000, ge=1, description="how often progress is made durable and committed")
+    consumer_session_timeout_ms: int = Field(10_000, ge=1000)
+    consumer_host: str = "0.0.0.0"
+    consumer_port: int = Field(8081, ge=0, le=65535, description="health and metrics")
+    torch_threads: int = Field(1, ge=1)
+    recent_items: int = Field(32, ge=1, le=255)
+    trending_half_life_s: float = Field(6 * 3600.0, gt=0)
+    trending_items: int = Field(1000, ge=1, description="most popular items kept per partition")
+
+
+class RecommenderSettings(_Settings):
+    """The recommender: state to ranking, over HTTP and to a topic."""
+
+    recommender_group: str = "driftwood-recommender"
+    http_host: str = "0.0.0.0"
+    http_port: int = Field(8080, ge=0, le=65535)
+    http_api_keys: SecretStr = Field(SecretStr(""), description="comma-separated; empty: no key needed")
+    http_max_body_bytes: int = Field(4 << 20, ge=1024)
+    rank_max_batch: int = Field(32, ge=1, description="requests ranked together, at most")
+    rank_cache_users: int = Field(100_000, ge=0, description="rankings kept in memory")
+    emit_topic: bool = Field(True, description="publish rankings to the recommendations topic")
+    emit_k: int = Field(20, ge=1, le=1000)
+    emit_linger_ms: int = Field(100, ge=0, description="changes of one user within this time give one message")
+    trending_refresh_ms: int = Field(1000, ge=10)
+    torch_threads: int = Field(1, ge=1)
+
+
+class RetrainerSettings(_Settings):
+    """The retrainer: log to model."""
+
+    session_log_uri: str = Field("./session-log", description="a directory or an fsspec URL")
+
+
+class LoggingSettings(_Settings):
+    """Logs: JSON lines for machines, or text for people."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"

@@ -1,0 +1,107 @@
+"""What the services need from the outside, as protocols. Each has an in-memory twin in shared/adapters/memory.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+
+class Record(Protocol):
+    """A Kafka record as kafka-python gives it: the parts that we read."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class StateWrite(NamedTuple):
+    """Replace the value of ``key`` if its token is still ``expected`` (b"": there is none yet)."""
+
+    key: str
+    expected: bytes
+    value: bytes
+
+
+class StateStore(Protocol):
+    """User states and the consumer's progress, by compare-and-set. All methods raise Unavailable."""
+
+    def read(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """The stored values, in the order asked for."""
+
+    def write(self, writes: Sequence[StateWrite]) -> list[bool]:
+        """Which of the writes took place: each is atomic, and fails where the token is not the expected one."""
+
+    def quarantine(self, user_id: str, value: bytes) -> None:
+        """Keep a value that cannot be read, under a key of its own."""
+
+    def read_progress(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
+        """The consumer's stored progress in each partition."""
+
+    def write_progress(self, topic: str, writes: Mapping[int, tuple[bytes, bytes]]) -> dict[int, bool]:
+        """partition -> (expected token, value), as ``write`` does for users."""
+
+    def server_id(self) -> str:
+        """Names this run of the server: another one may have lost the last writes of the one before."""
+
+
+@dataclass(slots=True)
+class Polled:
+    """What one poll brought. ``assigned`` and ``revoked`` tell of a rebalance since the last poll."""
+
+    records: Mapping[int, Sequence[Record]] = field(default_factory=dict)
+    assigned: frozenset[int] = frozenset()
+    revoked: frozenset[int] = frozenset()
+
+
+class InteractionSource(Protocol):
+    """The interactions topic, read by one member of the consumer group."""
+
+    topic: str
+
+    def poll(self, timeout_s: float, max_records: int) -> Polled:
+        """Records in offset order for each partition.
+
+        Raises TopicMissing, TopicRecreated (held positions are void), Unavailable.
+        """
+
+    def incarnations(self, partitions: Sequence[int]) -> dict[int, str]:
+        """Names the present life of the topic, for each partition, asked of the broker now."""
+
+    def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """partition -> (first offset that can be read, next offset to be written)."""
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Read on from here."""
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Commit for the group; an owner that lost its partitions is refused silently: the progress is elsewhere."""
+
+    def lag(self) -> dict[int, int]:
+        """partition -> records between our position and the end, as far as known without asking."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Publisher(Protocol):
+    """Writes to topics. Nothing counts as written before ``flush`` returned."""
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None) -> None:
+        """Queue a record. Raises Unavailable when the broker cannot take any more."""
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until the broker has acknowledged all that was sent. Raises Unavailable if one was not."""
+
+    def close(self) -> None:
+        """Flush what can be flushed and go."""

@@ -1,0 +1,51 @@
+"""How far the consumer has come in one partition, and what was popular there: one value, so that both move together.
+
+Stored in Redis beside the states and written after them, it is what a consumer starts from: a Redis that came back
+without its last writes has lost those of the progress too, and the log is read again from there.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import msgspec
+
+from shared.core.errors import StateDamaged
+
+_TOKEN = struct.Struct("<II")
+
+
+class Progress(msgspec.Struct, array_like=True):
+    """incarnation: the name of the topic's life; generation: how often its offsets began anew within that name."""
+
+    incarnation: str
+    generation: int
+    next_offset: int
+    landmark: int
+    weights: list[tuple[str, float]]
+
+    def incarnation_id(self) -> int:
+        """32 bits that stand for this life of the partition in users' states."""
+        return zlib.crc32(f"{self.incarnation}/{self.generation}".encode())
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Progress)
+
+
+def encode_progress(progress: Progress, replaces: bytes) -> bytes:
+    """The value to store in place of the one with the token ``replaces``."""
+    body = _encoder.encode(progress)
+    counter = (int.from_bytes(replaces[:4], "little") + 1) & 0xFFFFFFFF
+    return _TOKEN.pack(counter, zlib.crc32(body)) + body
+
+
+def decode_progress(value: bytes) -> Progress:
+    """Raises StateDamaged for anything that is no progress."""
+    if zlib.crc32(memoryview(value)[8:]) != int.from_bytes(value[4:8], "little"):
+        raise StateDamaged("the checksum of the progress does not match")
+    try:
+        return _decoder.decode(value[8:])
+    except msgspec.DecodeError as error:
+        raise StateDamaged(f"the progress cannot be read: {error}") from error

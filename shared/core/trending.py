@@ -1,0 +1,66 @@
+"""What is popular now: counts that fade with time, the same in whatever order events come.
+
+Forward decay (Cormode, Shkapenyuk, Srivastava and Xu, "Forward Decay", ICDE 2009): an event at time t weighs
+2^((t - L) / half-life) against a landmark L. Weights are added, so any order and any split give the same counts, and
+all counts fade together by comparison alone. The landmark moves when weights grow large.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+_SHIFT_AT = 64.0
+"""Halvings after which the landmark moves; 2^64 leaves a double all its precision."""
+
+
+class Trending:
+    """Decayed item counts, bounded in size.
+
+    half_life_s: seconds in which an event loses half its weight. keep: items kept; while counting, up to
+    eight times as many are held, then the least popular go.
+    """
+
+    def __init__(self, half_life_s: float, keep: int) -> None:
+        self._half_life_ms = half_life_s * 1000.0
+        self._keep = keep
+        self._landmark = 0
+        self._weights: dict[str, float] = {}
+
+    def add(self, item_id: str, ts: int) -> None:
+        """Count one event at ``ts`` (ms since the epoch)."""
+        if not self._landmark:
+            self._landmark = ts
+        exponent = (ts - self._landmark) / self._half_life_ms
+        if exponent > _SHIFT_AT:
+            self._move_landmark(ts)
+            exponent = 0.0
+        weights = self._weights
+        # An event long before the landmark weighs nothing; 2.0 ** -1000 is still a number.
+        weights[item_id] = weights.get(item_id, 0.0) + 2.0 ** max(exponent, -1000.0)
+        if len(weights) > 8 * self._keep:
+            self._weights = dict(self.top(4 * self._keep))
+
+    def _move_landmark(self, ts: int) -> None:
+        factor = 2.0 ** max((self._landmark - ts) / self._half_life_ms, -1000.0)
+        self._landmark = ts
+        self._weights = {item: weight * factor for item, weight in self._weights.items() if weight * factor > 1e-30}
+
+    def merge(self, landmark: int, weights: Iterable[tuple[str, float]]) -> None:
+        """Add another's counts, as ``snapshot`` gives them."""
+        if landmark > self._landmark:
+            if self._weights:
+                self._move_landmark(landmark)
+            self._landmark = landmark
+        factor = 2.0 ** max((landmark - self._landmark) / self._half_life_ms, -1000.0)
+        own = self._weights
+        for item, weight in weights:
+            own[item] = own.get(item, 0.0) + weight * factor
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The ``count`` most popular items and their weights; ties by item id."""
+        return heapq.nsmallest(count, self._weights.items(), key=lambda pair: (-pair[1], pair[0]))
+
+    def snapshot(self) -> tuple[int, list[tuple[str, float]]]:
+        """(landmark in ms, the most popular items): what is stored."""
+        return self._landmark, self.top(self._keep)

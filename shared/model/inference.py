@@ -1,0 +1,109 @@
+"""One GRU step per event, from a state that is stored as half floats.
+
+The same events must give the same bits however they are split into batches, or a crash would show in a user's
+state. Matrix multiplication does not promise that: its summation order depends on the batch. So a step is computed
+in double precision, where such differences are about 1e-16, and rounded to half precision after each event, where
+neighbours are 1e-4 apart: a difference survives the rounding about once in 1e12 steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from shared.core.errors import ModelDamaged
+
+_TILE = 512
+"""Users advanced together: twice the speed of 4,096 at once, measured at width 128."""
+
+Hidden = np.ndarray
+"""(users, width) float16"""
+
+
+class InferenceModel:
+    """A published model, ready to advance states and to score.
+
+    weights: ``item_embedding`` (I, D), ``item_bias`` (I,), ``gru.weight_ih_l0`` (3D, D), ``gru.weight_hh_l0`` (3D, D),
+    ``gru.bias_ih_l0`` (3D,), ``gru.bias_hh_l0`` (3D,): float32, torch.nn.GRU's gate order. items: ids in index order.
+    Raises ModelDamaged where names or shapes do not fit.
+    """
+
+    def __init__(
+        self, version: str, fingerprint: int, items: Sequence[str], weights: Mapping[str, torch.Tensor]
+    ) -> None:
+        self.version = version
+        self.fingerprint = fingerprint
+        self.items = list(items)
+        self.index = {item: i for i, item in enumerate(self.items)}
+        try:
+            self.embedding = weights["item_embedding"].float().contiguous()  # (I, D)
+            self.bias = weights["item_bias"].float().contiguous()  # (I,)
+            input_weights, hidden_weights = weights["gru.weight_ih_l0"], weights["gru.weight_hh_l0"]
+            input_bias, hidden_bias = weights["gru.bias_ih_l0"], weights["gru.bias_hh_l0"]
+        except KeyError as error:
+            raise ModelDamaged(f"model {version} lacks the tensor {error}") from error
+        self.width = int(self.embedding.shape[1])
+        self._check_shapes(input_weights, hidden_weights, input_bias, hidden_bias)
+        self._w_in = input_weights.double().T.contiguous()  # (D, 3D)
+        self._w_hidden = hidden_weights.double().T.contiguous()  # (D, 3D)
+        self._b_in = input_bias.double()
+        self._b_hidden = hidden_bias.double()
+
+    def _check_shapes(self, *gru: torch.Tensor) -> None:
+        count, width = self.embedding.shape
+        expected = [(3 * width, width), (3 * width, width), (3 * width,), (3 * width,)]
+        if count != len(self.items) or self.bias.shape != (count,) or [tuple(w.shape) for w in gru] != expected:
+            raise ModelDamaged(
+                f"model {self.version}: shapes of embedding {tuple(self.embedding.shape)}, bias "
+                f"{tuple(self.bias.shape)}, GRU {[tuple(w.shape) for w in gru]} and {len(self.items)} items do not fit"
+            )
+
+    def start(self, users: int) -> Hidden:
+        """The state before any event: zeros (users, width)."""
+        return np.zeros((users, self.width), dtype=np.float16)
+
+    def advance(self, hidden: Hidden, sequences: Sequence[Sequence[int]]) -> Hidden:
+        """The states after each user's new items.
+
+        hidden: (users, width) float16; sequences: for each user the item indexes in order, possibly none.
+        All first items are one multiplication, then all second ones, over the users who have that many.
+        """
+        lengths = [len(s) for s in sequences]
+        if len(lengths) > _TILE:  # a tile's gates stay in the processor's cache
+            parts = [
+                self.advance(hidden[at : at + _TILE], sequences[at : at + _TILE])
+                for at in range(0, len(lengths), _TILE)
+            ]
+            return np.concatenate(parts)
+        longest = max(lengths, default=0)
+        if not longest:
+            return hidden.copy()
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        state = torch.from_numpy(hidden[order].astype(np.float16)).double()  # (U, D), longest sequence first
+        active = len(order)
+        with torch.inference_mode():
+            for step in range(longest):
+                while lengths[order[active - 1]] <= step:
+                    active -= 1
+                at = [sequences[user][step] for user in order[:active]]
+                state[:active] = self._step(torch.tensor(at), state[:active])
+        result = np.empty_like(hidden, dtype=np.float16)
+        result[order] = state.half().numpy()
+        return result
+
+    def _step(self, items: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """items (U,) int64, hidden (U, D) float64 -> (U, D) float64 holding half-precision values."""
+        width = self.width
+        inputs = torch.addmm(self._b_in, self.embedding[items].double(), self._w_in)  # (U, 3D)
+        recurrent = torch.addmm(self._b_hidden, hidden, self._w_hidden)  # (U, 3D)
+        gates = torch.sigmoid(inputs[:, : 2 * width] + recurrent[:, : 2 * width])
+        reset, update = gates[:, :width], gates[:, width:]
+        candidate = torch.tanh(inputs[:, 2 * width :] + reset * recurrent[:, 2 * width :])
+        return (candidate + update * (hidden - candidate)).half().double()
+
+    def known(self, items: Sequence[str]) -> list[int]:
+        """Indexes of those items that the model has seen, in order."""
+        index = self.index
+        return [i for item in items if (i := index.get(item)) is not None]
