@@ -1,0 +1,77 @@
+"""Every default of the model and its training, with the reason for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from shared.core.errors import SettingsInvalid
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of the network."""
+
+    width: int = 128
+    """Hidden units and embedding length: they are tied. 256 bytes a user as half floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How a model is trained. Chosen on validation parts cut from training logs; see CHANGELOG."""
+
+    model: ModelConfig = ModelConfig()
+    seed: int = 1
+    epochs: int = 10
+    batch_events: int = 512
+    """(input, target) pairs in one update. Fixed in events, not sessions: short and long sessions weigh the same."""
+    truncate: int = 32
+    """Steps that the gradient flows back. Longer sessions go on in the next window with their state carried."""
+    negatives: int = 2048
+    """Items drawn for one update's sampled softmax; 0, or a catalogue that is hardly larger: full softmax."""
+    popularity_power: float = 0.75
+    """Negatives are drawn in proportion to popularity to this power: between uniform (0) and popularity (1)."""
+    learning_rate: float = 5e-3
+    warmup: float = 0.02
+    """Share of all updates in which the learning rate rises from zero."""
+    final_rate: float = 0.05
+    """The learning rate falls linearly to this share of its height."""
+    clip_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+    input_dropout: float = 0.0
+    """Share of the input embedding's numbers zeroed in training; nothing remains of it in the weights."""
+    hidden_dropout: float = 0.0
+    """The same for hidden states on their way to the scores; the recurrence itself is never thinned."""
+    patience: int = 0
+    """Stop after so many epochs without a better validation MRR; 0: train all epochs."""
+    pool_batches: int = 64
+    """Sessions are sorted by length within pools of so many batches: bounds padding, and what is in memory."""
+
+    def __post_init__(self) -> None:
+        _check("width", self.model.width, 1, 4096)
+        _check("epochs", self.epochs, 1, 10_000)
+        _check("batch_events", self.batch_events, 1, 1 << 20)
+        _check("truncate", self.truncate, 1, 10_000)
+        _check("negatives", self.negatives, 0, 1 << 20)
+        _check("popularity_power", self.popularity_power, 0, 1)
+        _check("learning_rate", self.learning_rate, 1e-9, 10)
+        _check("input_dropout", self.input_dropout, 0, 0.99)
+        _check("hidden_dropout", self.hidden_dropout, 0, 0.99)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest and for checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Reads what ``to_json`` wrote; settings that this version does not know are ignored."""
+        known = {f.name for f in fields(cls)}
+        given = {name: value for name, value in values.items() if name in known and name != "model"}
+        width = values.get("model", {}).get("width", ModelConfig.width)
+        return replace(cls(model=ModelConfig(width=int(width))), **given)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise SettingsInvalid(f"{name} is {value}, must be {low} to {high}")

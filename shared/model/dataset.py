@@ -1,0 +1,154 @@
+"""Sessions as contiguous integer arrays, and the batches for truncated backpropagation through time.
+
+A batch is a set of sessions of about the same length, advanced together in windows of ``truncate`` steps; the hidden
+state is carried from one window of a batch to the next, and starts at zero with each batch. So every session no longer
+than a window is trained through and through, and longer ones lose only the gradient at the seams, never the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Ints = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """All sessions end to end. Session ``s`` is ``items[starts[s]:starts[s + 1]]``, in time order."""
+
+    items: Ints
+    """(events,) int32 item indexes"""
+    starts: Ints
+    """(sessions + 1,) int64"""
+    ended_at: Ints
+    """(sessions,) int64: time of the last event, ms since the epoch"""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """(sessions,) events in each session."""
+        return np.diff(self.starts)
+
+    @property
+    def pairs(self) -> int:
+        """(input, target) pairs: every event but the first of a session is a target."""
+        return int(np.maximum(self.lengths - 1, 0).sum())
+
+    def select(self, chosen: Ints) -> Sessions:
+        """The chosen sessions (a mask or positions), in order."""
+        positions = np.arange(len(self))[chosen]
+        lengths = self.lengths[positions]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return Sessions(self.items[_spans(self.starts[positions], lengths)], starts, self.ended_at[positions])
+
+
+def _spans(firsts: Ints, lengths: Ints) -> Ints:
+    """firsts (S,), lengths (S,) -> the indexes firsts[0], firsts[0] + 1, ... of all spans, end to end."""
+    offsets = np.cumsum(lengths) - lengths
+    return np.repeat(firsts - offsets, lengths) + np.arange(int(lengths.sum()))
+
+
+def catalogue_of(log: pl.DataFrame, known: Sequence[str] = ()) -> list[str]:
+    """Item ids in index order: the known ones first, then the log's others, most popular first (ties by id)."""
+    counts = log.group_by("item_id").len().sort(["len", "item_id"], descending=[True, False])
+    if known:
+        counts = counts.filter(~pl.col("item_id").is_in(pl.Series(known, dtype=pl.String).implode()))
+    return [*known, *counts["item_id"].to_list()]
+
+
+def build_sessions(log: pl.DataFrame, catalogue: Sequence[str], sequence: str = "auto") -> Sessions:
+    """Sessions of a log that is sorted by time, with columns session_id, user_id (str or null), item_id, ts (ms).
+
+    sequence: what one training sequence is: "session", "user" (all of a user's sessions, one after the other), or
+    "auto": the session where the event has one, else the user. Events of items outside the catalogue are left out, as
+    are events with neither a session nor a user. Sessions come in the order of their first event.
+    """
+    session, user = pl.col("session_id"), pl.col("user_id")
+    key = {
+        "auto": pl.coalesce("s" + session, "u" + user),
+        "session": session,
+        "user": pl.coalesce("u" + user, "s" + session),
+    }[sequence]
+    index = pl.DataFrame({"item_id": pl.Series(list(catalogue), dtype=pl.String)}).with_row_index("item")
+    rows = log.select(key.alias("key"), "item_id", "ts").join(index, on="item_id", how="inner", maintain_order="left")
+    rows = rows.filter(pl.col("key").is_not_null())
+    if rows.is_empty():
+        return Sessions(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
+    # Dense codes in order of first appearance, so that a stable sort keeps time order within a session.
+    codes = rows.select((pl.col("key").rle_id() if False else pl.col("key").cast(pl.Categorical).to_physical()))
+    code = codes.to_series().to_numpy()
+    order = np.argsort(code, kind="stable")
+    items = rows["item"].to_numpy()[order].astype(np.int32)
+    changes = np.flatnonzero(np.diff(code[order])) + 1
+    starts = np.concatenate([[0], changes, [len(items)]]).astype(np.int64)
+    return Sessions(items, starts, rows["ts"].to_numpy()[order][starts[1:] - 1].astype(np.int64))
+
+
+def split_newest(sessions: Sessions, share: float) -> tuple[Sessions, Sessions]:
+    """(older, newest): the sessions that ended last, so that they hold about ``share`` of all (input, target) pairs."""
+    by_end = np.argsort(sessions.ended_at, kind="stable")
+    pairs = np.cumsum(np.maximum(sessions.lengths - 1, 0)[by_end])
+    newest = np.zeros(len(sessions), bool)
+    if len(sessions):
+        newest[by_end[pairs > pairs[-1] * (1 - share)]] = True
+    return sessions.select(~newest), sessions.select(newest)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """``steps`` steps of some sessions side by side, longest first; a padded place holds item 0 and is not valid."""
+
+    inputs: Ints
+    """(T, B) int64"""
+    targets: Ints
+    """(T, B) int64"""
+    valid: Ints
+    """(T, B) bool: True where there is an (input, target) pair; a prefix of each column"""
+    fresh: bool
+    """True: these sessions begin here, from the zero state. False: they are the first B of the window before."""
+
+
+def windows(
+    sessions: Sessions, batch_events: int, truncate: int, pool_batches: int = 64, seed: Sequence[int] | None = None
+) -> Iterator[Window]:
+    """Windows that hold every (input, target) pair exactly once. seed: None for the order of the log, unshuffled."""
+    pairs = np.maximum(sessions.lengths - 1, 0)
+    order = np.flatnonzero(pairs)
+    rng = np.random.default_rng(seed) if seed is not None else None
+    if rng is not None:
+        order = rng.permutation(order)
+    share = np.minimum(pairs[order], truncate)  # what the session adds to its batch's first window
+    pool_of = (np.cumsum(share) - share) // (batch_events * pool_batches)
+    for pool in np.split(order, np.flatnonzero(np.diff(pool_of)) + 1):
+        if not len(pool):
+            continue
+        pool = pool[np.argsort(-pairs[pool], kind="stable")]
+        size = np.minimum(pairs[pool], truncate)
+        batch_of = (np.cumsum(size) - size) // batch_events
+        batches = np.split(pool, np.flatnonzero(np.diff(batch_of)) + 1)
+        ranks = rng.permutation(len(batches)) if rng is not None else range(len(batches))
+        for rank in ranks:
+            yield from _windows_of(sessions, batches[rank], pairs[batches[rank]], truncate)
+
+
+def _windows_of(sessions: Sessions, batch: Ints, pairs: Ints, truncate: int) -> Iterator[Window]:
+    """batch (B,) positions of sessions, longest first; pairs (B,) their (input, target) pairs."""
+    firsts = sessions.starts[batch]
+    last = len(sessions.items) - 1
+    for begin in range(0, int(pairs[0]), truncate):
+        active = int(np.searchsorted(-pairs, -begin, side="left"))  # sessions with more than ``begin`` pairs
+        steps = min(truncate, int(pairs[0]) - begin)
+        at = begin + np.arange(steps)[:, None]  # (T, 1)
+        valid = at < pairs[:active]  # (T, B)
+        places = np.minimum(firsts[:active] + at, last)
+        inputs = np.where(valid, sessions.items[places], 0).astype(np.int64)
+        targets = np.where(valid, sessions.items[np.minimum(places + 1, last)], 0).astype(np.int64)
+        yield Window(inputs, targets, valid, fresh=begin == 0)

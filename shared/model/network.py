@@ -1,0 +1,73 @@
+"""The network: one GRU layer over item embeddings, which also score the items (tied), plus a bias per item.
+
+    x_t = E[item_t]    h_t = GRU(x_t, h_{t-1}), h_0 = 0    score_t = E h_t + b
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from shared.core.errors import ModelDamaged
+
+Weights = dict[str, torch.Tensor]
+"""item_embedding (I, D), item_bias (I,), and the tensors of torch.nn.GRU under ``gru.``; float32"""
+
+GRU_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+class Network:
+    """The weights while they are trained: the item tables as plain tensors, updated by row, and a torch GRU."""
+
+    def __init__(self, items: int, width: int, generator: torch.Generator) -> None:
+        self.width = width
+        self.embedding = new_rows(items, width, generator)  # (I, D)
+        self.bias = torch.zeros(items)  # (I,)
+        self.gru = nn.GRU(width, width)
+        bound = width**-0.5
+        with torch.no_grad():
+            for parameter in self.gru.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, torch.Tensor]) -> Network:
+        """Raises ModelDamaged where names or shapes do not fit."""
+        items, width = check_weights(weights)
+        network = cls(0, width, torch.Generator())
+        network.embedding = weights["item_embedding"].detach().float().clone()
+        network.bias = weights["item_bias"].detach().float().clone()
+        with torch.no_grad():
+            for name in GRU_NAMES:
+                getattr(network.gru, name).copy_(weights[f"gru.{name}"])
+        return network
+
+    def weights(self) -> Weights:
+        """A copy, as published."""
+        gru = {f"gru.{name}": getattr(self.gru, name).detach().clone() for name in GRU_NAMES}
+        return {"item_embedding": self.embedding.clone(), "item_bias": self.bias.clone(), **gru}
+
+
+def new_rows(items: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """(items, width) embeddings to start from: about unit length each, so that first scores are small."""
+    return torch.randn(items, width, generator=generator) * width**-0.5
+
+
+def check_weights(weights: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """(items, width). Raises ModelDamaged where a tensor is missing or its shape does not fit the others."""
+    try:
+        items, width = weights["item_embedding"].shape
+    except (KeyError, ValueError) as error:
+        raise ModelDamaged("the weights hold no item_embedding of two dimensions") from error
+    shapes = [(3 * width, width), (3 * width, width), (3 * width,), (3 * width,)]
+    expected = {"item_bias": (items,), **{f"gru.{n}": s for n, s in zip(GRU_NAMES, shapes, strict=True)}}
+    for name, shape in expected.items():
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != shape:
+            raise ModelDamaged(f"{name} has shape {found}, expected {shape}")
+    return int(items), int(width)
+
+
+def grow(parent: Mapping[str, torch.Tensor], old_items: int, new_items: Sequence[str] | int, seed: int = 1) -> Weights:
+    raise NotImplementedError

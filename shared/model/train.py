@@ -1,0 +1,164 @@
+"""Training: real backpropagation through time over whole sessions, in windows, with the state carried between them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from shared.model.config import TrainConfig
+from shared.model.dataset import Sessions, Window, windows
+from shared.model.loss import softmax_loss
+from shared.model.network import Network, Weights
+from shared.model.optimizer import RowAdam
+from shared.model.sample import Candidates, NegativeSampler, all_items
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training is. ``loss`` is the mean of the epoch so far, nats per pair."""
+
+    epoch: int
+    epochs: int
+    events: int
+    total_events: int
+    seconds: float
+    loss: float
+
+
+@dataclass(slots=True)
+class TrainerState:
+    """All that training needs to go on: tensors, and numbers that JSON can hold."""
+
+    tensors: dict[str, torch.Tensor]
+    meta: dict[str, Any]
+
+
+class Trainer:
+    """Trains one network on one set of sessions. The result depends on config, sessions and start weights only.
+
+    items: size of the catalogue; start: weights to begin with (see ``grow``), else random ones by the seed.
+    """
+
+    def __init__(self, config: TrainConfig, sessions: Sessions, items: int, start: Weights | None = None) -> None:
+        self.config = config
+        self.sessions = sessions
+        self.epoch = 0
+        generator = torch.Generator().manual_seed(config.seed)
+        self.network = (
+            Network.from_weights(start) if start is not None else Network(items, config.model.width, generator)
+        )
+        self._gru = list(self.network.gru.parameters())
+        self._dense = torch.optim.Adam(self._gru, lr=config.learning_rate)
+        self._embedding = RowAdam(self.network.embedding)
+        self._bias = RowAdam(self.network.bias)
+        targets = np.delete(sessions.items, sessions.starts[:-1])  # every event but the first of each session
+        self._sampler = NegativeSampler(np.bincount(targets, minlength=items), config.popularity_power)
+        self._full = config.negatives == 0 or items <= 2 * config.negatives
+        self._place = np.full(items, -1, np.int64)  # scratch: item -> row among those of one update
+        self._total = max(1, sessions.pairs * config.epochs)
+        self._done = 0
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Progress:
+        """One epoch more. Returns its last progress."""
+        began = time.monotonic()
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.epoch, 1])
+        dropout = torch.Generator().manual_seed(config.seed * 1_000_003 + self.epoch)
+        hidden: torch.Tensor | None = None
+        loss_sum, events = 0.0, 0
+        progress = Progress(self.epoch + 1, config.epochs, 0, self._total, 0.0, math.nan)
+        stream = windows(
+            self.sessions, config.batch_events, config.truncate, config.pool_batches, (config.seed, self.epoch)
+        )
+        for window in stream:
+            carried = None if window.fresh or hidden is None else hidden[:, : window.inputs.shape[1]]
+            hidden, loss, count = self._update(window, carried, rng, dropout)
+            loss_sum += loss * count
+            events += count
+            self._done += count
+            progress = Progress(
+                self.epoch + 1, config.epochs, self._done, self._total, time.monotonic() - began, loss_sum / events
+            )
+            if on_progress:
+                on_progress(progress)
+        self.epoch += 1
+        return progress
+
+    def _rate(self) -> float:
+        """The learning rate now: a short rise, then a straight fall."""
+        config = self.config
+        share = self._done / self._total
+        rise = min(1.0, (share + 1e-3) / config.warmup) if config.warmup else 1.0
+        return config.learning_rate * rise * (1 - (1 - config.final_rate) * share)
+
+    def _rows(self, inputs: np.ndarray, among: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """(table rows of this update: the candidates, then inputs that are none; (N,) place of each input in them)."""
+        place = self._place
+        place[among.items] = np.arange(len(among.items))
+        extra = np.unique(inputs[place[inputs] < 0])
+        place[extra] = len(among.items) + np.arange(len(extra))
+        rows = np.concatenate([among.items, extra])
+        local = place[inputs]
+        place[rows] = -1
+        return rows, local
+
+    def _update(
+        self, window: Window, carried: torch.Tensor | None, rng: np.random.Generator, dropout: torch.Generator
+    ) -> tuple[torch.Tensor, float, int]:
+        """One step of the optimizer on one window. Returns (state to carry (1, B, D), loss, pairs)."""
+        config, network = self.config, self.network
+        at = np.flatnonzero(window.valid)
+        targets = window.targets.ravel()[at]
+        if self._full:
+            among = all_items(targets, len(network.embedding))
+        else:
+            among = self._sampler.candidates(targets, config.negatives, rng)
+        rows, local = self._rows(window.inputs.ravel()[at], among)
+        candidates = len(among.items)
+        rows_t = torch.from_numpy(rows)
+        embedding = network.embedding[rows_t].requires_grad_()  # (R, D)
+        bias = network.bias[rows_t[:candidates]].requires_grad_()  # (C,)
+
+        padded = np.zeros(window.inputs.size, np.int64)
+        padded[at] = local
+        inputs = functional.embedding(torch.from_numpy(padded.reshape(window.inputs.shape)), embedding)  # (T, B, D)
+        inputs = _drop(inputs, config.input_dropout, dropout)
+        outputs, hidden = network.gru(inputs, carried)
+        states = outputs.view(-1, network.width).index_select(0, torch.from_numpy(at))  # (N, D)
+        states = _drop(states, config.hidden_dropout, dropout)
+        loss = softmax_loss(states, embedding[:candidates], bias, among)
+        self._dense.zero_grad()
+        loss.backward()
+        self._apply(rows_t, embedding, bias)
+        # Sessions of unequal length: those that go on reach the window's end, so their last state is the one to carry.
+        return hidden.detach(), loss.item(), len(at)
+
+    def _apply(self, rows: torch.Tensor, embedding: torch.Tensor, bias: torch.Tensor) -> None:
+        """Clip all gradients by their common norm, then step."""
+        assert embedding.grad is not None and bias.grad is not None
+        gradients = [embedding.grad, bias.grad, *(p.grad for p in self._gru if p.grad is not None)]
+        norm = torch.stack([g.norm() for g in gradients]).norm().item()
+        if norm > self.config.clip_norm:
+            for gradient in gradients:
+                gradient.mul_(self.config.clip_norm / norm)
+        rate = self._rate()
+        for group in self._dense.param_groups:
+            group["lr"] = rate
+        self._dense.step()
+        self._embedding.step(rows, embedding.grad, rate)
+        self._bias.step(rows[: len(bias)], bias.grad, rate)
+
+
+def _drop(values: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Dropout from a generator of our own, so that training does not depend on torch's global one."""
+    if not share:
+        return values
+    kept = torch.empty_like(values).bernoulli_(1 - share, generator=generator)
+    return values * kept / (1 - share)
