@@ -1,0 +1,104 @@
+# Driftwood. `make` alone prints the commands.
+#
+# The first command that needs it makes .venv (Python 3.11 or newer, and about a gigabyte for torch); later ones reuse
+# it until pyproject.toml or deploy/constraints.txt changes. Variables given on the command line reach the programs as
+# environment: make stack HTTP_PORT=8080 STACK_DIR=.run/stack
+#
+#   PYTHON       the interpreter to make .venv with; python3, or the first newer one on PATH where that is too old
+#   TORCH_INDEX  an extra package index for torch, such as https://download.pytorch.org/whl/cpu
+#   ARGS         further flags for the program behind a command: make replay DATA=log.csv ARGS="--rate 500"
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+export PATH := $(PATH):$(CURDIR)/.run/bin
+
+READY := .venv/.ready
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --constraint deploy/constraints.txt
+# A foreground program that stops (SIGTERM) also when make itself is killed.
+WITH_MAKE := exec $(PY) -I -S services/stack/child.py SIGTERM 0 $(PY)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint stack replay train evaluate bench setup redis
+
+help:
+	@echo 'Driftwood: next-item recommendations that follow the last action'
+	@echo
+	@echo '  make demo [DATA=log]        the whole system on simulated shoppers, or on a log; ends by itself'
+	@echo '  make test                   all tests that can run here'
+	@echo '  make lint                   ruff and mypy'
+	@echo '  make stack                  the whole system without Docker, until Ctrl-C'
+	@echo '  make replay DATA=log KAFKA_BOOTSTRAP_SERVERS=host:port'
+	@echo '                              publish a log (CSV, Parquet) in time order'
+	@echo '  make train DATA=log MODEL_URI=folder'
+	@echo '                              train from a log and publish the model'
+	@echo '  make evaluate TRAIN=log TEST=log'
+	@echo '                              Recall@20 and MRR@20 over the whole catalogue'
+	@echo '  make bench                  benchmarks, each against its ceiling in the same run'
+	@echo
+	@echo 'ARGS="--help" shows the flags of replay, train and evaluate. The first command sets up .venv.'
+
+setup: $(READY)
+
+demo: $(READY) redis
+	@$(WITH_MAKE) -m services.simulator.demo $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+test: $(READY)
+	@$(MAKE) redis || echo 'make test: going on without redis-server' >&2
+	@exec $(PY) -m pytest $(ARGS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+stack: $(READY) redis
+	@$(WITH_MAKE) -m services.stack
+
+replay: need-DATA $(READY)
+	@exec $(PY) -m services.simulator.replay $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+train: need-DATA $(READY)
+	@exec $(PY) -m services.retrainer.train_cli $(if $(DATA),--data '$(DATA)') $(if $(MODEL_URI),--model-uri '$(MODEL_URI)') $(ARGS)
+
+evaluate: need-TRAIN need-TEST $(READY)
+	@exec $(PY) -m services.retrainer.evaluate_cli $(if $(TRAIN),--train '$(TRAIN)') $(if $(TEST),--test '$(TEST)') $(ARGS)
+
+bench: $(READY) redis
+	@exec $(PY) -m tests.bench $(ARGS)
+
+# One clear line, before any set-up, where a variable is missing; ARGS="--help" needs none.
+need-%:
+	@[ -n '$($*)' ] || case ' $(ARGS) ' in *' --help '*) ;; *) \
+	  echo 'make $(MAKECMDGOALS): say which with $*=file (`make` shows how)' >&2; exit 2;; esac
+
+# Output goes to stderr: stdout belongs to the program, whose last line may be for a machine to read.
+$(READY): pyproject.toml deploy/constraints.txt
+	@exec >&2; set -eu; \
+	new_enough() { "$$@" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	if ! new_enough $(PY) || ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	  for python in '$(PYTHON)' python3.13 python3.12 python3.11 python3.14 none; do \
+	    if new_enough "$$python"; then break; fi; \
+	  done; \
+	  if [ "$$python" = none ]; then \
+	    echo 'Driftwood needs Python 3.11 or newer; $(PYTHON) is' \
+	      "$$('$(PYTHON)' --version 2>&1 || echo missing). Install one, or say: make PYTHON=/path/to/python3.12"; exit 1; \
+	  fi; \
+	  if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$python has no venv module. Debian, Ubuntu: apt-get install python3-venv"; exit 1; \
+	  fi; \
+	  echo "setting up .venv with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear .venv; \
+	fi; \
+	echo 'installing torch (the longest part: 200 MB to 2 GB)'; \
+	$(PIP) torch $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)'); \
+	echo 'installing the rest'; \
+	$(PIP) --editable '.[local,test,lint]'; \
+	touch $@
+
+redis: $(READY)
+	@[ -n '$(REDIS_URL)' ] || command -v redis-server >/dev/null || $(PY) -m services.stack.redis_server >&2
