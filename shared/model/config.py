@@ -68,8 +68,8 @@ class TrainConfig:
         """Reads what ``to_json`` wrote; settings that this version does not know are ignored."""
         known = {f.name for f in fields(cls)}
         given = {name: value for name, value in values.items() if name in known and name != "model"}
-        width = values.get("model", {}).get("width", ModelConfig.width)
-        return replace(cls(model=ModelConfig(width=int(width))), **given)
+        model = ModelConfig(**{name: int(value) for name, value in values.get("model", {}).items() if name == "width"})
+        return replace(cls(model=model), **given)
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

@@ -82,9 +82,9 @@ def build_sessions(log: pl.DataFrame, catalogue: Sequence[str], sequence: str = 
     rows = rows.filter(pl.col("key").is_not_null())
     if rows.is_empty():
         return Sessions(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
-    # Dense codes in order of first appearance, so that a stable sort keeps time order within a session.
-    codes = rows.select((pl.col("key").rle_id() if False else pl.col("key").cast(pl.Categorical).to_physical()))
-    code = codes.to_series().to_numpy()
+    # Dense codes in order of first appearance; a stable sort by them keeps time order within a session.
+    codes = rows.select(pl.col("key").unique(maintain_order=True)).with_row_index("code")
+    code = rows.select("key").join(codes, on="key", maintain_order="left")["code"].to_numpy()
     order = np.argsort(code, kind="stable")
     items = rows["item"].to_numpy()[order].astype(np.int32)
     changes = np.flatnonzero(np.diff(code[order])) + 1

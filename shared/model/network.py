@@ -1,6 +1,6 @@
 """The network: one GRU layer over item embeddings, which also score the items (tied), plus a bias per item.
 
-    x_t = E[item_t]    h_t = GRU(x_t, h_{t-1}), h_0 = 0    score_t = E h_t + b
+x_t = E[item_t]    h_t = GRU(x_t, h_{t-1}), h_0 = 0    score_t = E h_t + b
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Network:
     @classmethod
     def from_weights(cls, weights: Mapping[str, torch.Tensor]) -> Network:
         """Raises ModelDamaged where names or shapes do not fit."""
-        items, width = check_weights(weights)
+        _, width = check_weights(weights)
         network = cls(0, width, torch.Generator())
         network.embedding = weights["item_embedding"].detach().float().clone()
         network.bias = weights["item_bias"].detach().float().clone()
@@ -51,7 +51,7 @@ class Network:
 
 def new_rows(items: int, width: int, generator: torch.Generator) -> torch.Tensor:
     """(items, width) embeddings to start from: about unit length each, so that first scores are small."""
-    return torch.randn(items, width, generator=generator) * width**-0.5
+    return torch.randn(items, width, generator=generator).mul_(width**-0.5)
 
 
 def check_weights(weights: Mapping[str, torch.Tensor]) -> tuple[int, int]:

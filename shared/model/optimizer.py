@@ -29,8 +29,8 @@ class RowAdam:
         self.mean[rows] = mean
         self.square[rows] = square
         shape = (-1,) + (1,) * (gradient.dim() - 1)
-        correction1 = (1 - BETA1**updates.double()).float().view(shape)
-        correction2 = (1 - BETA2**updates.double()).float().view(shape)
+        correction1 = (1 - BETA1 ** updates.double()).float().view(shape)
+        correction2 = (1 - BETA2 ** updates.double()).float().view(shape)
         change = (mean / correction1) / ((square / correction2).sqrt_() + EPSILON)
         self.table[rows] = self.table[rows] - rate * change
 

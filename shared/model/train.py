@@ -135,14 +135,15 @@ class Trainer:
         states = _drop(states, config.hidden_dropout, dropout)
         loss = softmax_loss(states, embedding[:candidates], bias, among)
         self._dense.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._apply(rows_t, embedding, bias)
         # Sessions of unequal length: those that go on reach the window's end, so their last state is the one to carry.
         return hidden.detach(), loss.item(), len(at)
 
     def _apply(self, rows: torch.Tensor, embedding: torch.Tensor, bias: torch.Tensor) -> None:
         """Clip all gradients by their common norm, then step."""
-        assert embedding.grad is not None and bias.grad is not None
+        assert embedding.grad is not None
+        assert bias.grad is not None
         gradients = [embedding.grad, bias.grad, *(p.grad for p in self._gru if p.grad is not None)]
         norm = torch.stack([g.norm() for g in gradients]).norm().item()
         if norm > self.config.clip_norm:

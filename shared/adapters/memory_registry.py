@@ -1,0 +1,67 @@
+"""The model registry in memory: the twin of registry.py, for tests and for runs that need no disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from shared.adapters.model_files import ITEMS, WEIGHTS, decode_model, describe, encode_model
+from shared.core.errors import NoSuchVersion
+from shared.core.registry_port import Manifest, Model
+
+
+class MemoryModelRegistry:
+    """ModelRegistry (shared/core/registry_port.py) in a dict."""
+
+    def __init__(self) -> None:
+        self.uri = "memory"
+        self._versions: dict[str, tuple[Manifest, dict[str, bytes]]] = {}
+        self._current: str | None = None
+
+    def publish(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        items: Sequence[str],
+        *,
+        config: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        make_current: bool = True,
+    ) -> Manifest:
+        """See ModelRegistry.publish."""
+        files = encode_model(weights, items)
+        version = str(len(self._versions) + 1)
+        manifest = describe(version, files, config or {}, metrics or {}, lineage or {})
+        self._versions[version] = (manifest, files)
+        if make_current:
+            self._current = version
+        return manifest
+
+    def current(self) -> str | None:
+        """See ModelRegistry.current."""
+        return self._current
+
+    def set_current(self, version: str) -> None:
+        """See ModelRegistry.set_current."""
+        self.manifest(version)
+        self._current = version
+
+    def versions(self) -> list[Manifest]:
+        """See ModelRegistry.versions."""
+        return [manifest for manifest, _ in self._versions.values()]
+
+    def manifest(self, version: str) -> Manifest:
+        """See ModelRegistry.manifest."""
+        return self._stored(version)[0]
+
+    def load(self, version: str) -> Model:
+        """See ModelRegistry.load."""
+        manifest, files = self._stored(version)
+        return decode_model(manifest, files[WEIGHTS], files[ITEMS], f"{self.uri}/versions/{version}")
+
+    def _stored(self, version: str) -> tuple[Manifest, dict[str, bytes]]:
+        if version not in self._versions:
+            raise NoSuchVersion(f"{self.uri}: no model version {version!r}")
+        return self._versions[version]

@@ -1,0 +1,130 @@
+"""The model registry on a directory or any fsspec URL.
+
+    MODEL_URI/versions/<n>/   one immutable version, see model_files.py
+    MODEL_URI/current         {"version": "<n>"}
+
+How a version appears whole or not at all, and a number is given out once, is the storage's part: registry_storage.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import torch
+
+from shared.adapters.model_files import (
+    ITEMS,
+    MANIFEST,
+    WEIGHTS,
+    decode_manifest,
+    decode_model,
+    describe,
+    encode_manifest,
+    encode_model,
+)
+from shared.adapters.registry_storage import Storage, open_storage
+from shared.core.errors import ModelDamaged, NoSuchVersion
+from shared.core.registry_port import Manifest, Model
+
+log = logging.getLogger(__name__)
+
+
+class FileModelRegistry:
+    """ModelRegistry (shared/core/registry_port.py) over a storage."""
+
+    def __init__(self, uri: str, storage: Storage | None = None) -> None:
+        self.uri = uri
+        self._storage = storage or open_storage(uri)
+
+    def publish(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        items: Sequence[str],
+        *,
+        config: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        make_current: bool = True,
+    ) -> Manifest:
+        """See ModelRegistry.publish."""
+        files = encode_model(weights, items)
+        manifest = describe("0", files, config or {}, metrics or {}, lineage or {})
+
+        def numbered(number: int) -> bytes:
+            return encode_manifest(_with_version(manifest, str(number)))
+
+        number = self._storage.add(files, MANIFEST, numbered)
+        published = _with_version(manifest, str(number))
+        if make_current:
+            self._storage.point(_pointer(published.version), lambda held: _number_of(held) < number)
+        return published
+
+    def current(self) -> str | None:
+        """See ModelRegistry.current."""
+        content = self._storage.pointer()
+        if content is None:
+            return None
+        number = _number_of(content)
+        if number < 1:
+            raise ModelDamaged(f"{self.uri}/current: names no version: {content[:80]!r}")
+        return str(number)
+
+    def set_current(self, version: str) -> None:
+        """See ModelRegistry.set_current."""
+        self.manifest(version)
+        self._storage.point(_pointer(version), lambda held: True)
+
+    def versions(self) -> list[Manifest]:
+        """See ModelRegistry.versions."""
+        found = []
+        for number in self._storage.numbers():
+            try:
+                found.append(self.manifest(str(number)))
+            except (ModelDamaged, NoSuchVersion) as error:
+                log.warning("model version %d left out: %s", number, error)
+        return found
+
+    def manifest(self, version: str) -> Manifest:
+        """See ModelRegistry.manifest."""
+        content = self._read(version, MANIFEST)
+        return decode_manifest(content, version, f"{self._folder(version)}/{MANIFEST}")
+
+    def load(self, version: str) -> Model:
+        """See ModelRegistry.load."""
+        manifest = self.manifest(version)
+        weights, items = self._read(version, WEIGHTS), self._read(version, ITEMS)
+        return decode_model(manifest, weights, items, self._folder(version))
+
+    def _folder(self, version: str) -> str:
+        return f"{self.uri}/versions/{version}"
+
+    def _read(self, version: str, file: str) -> bytes:
+        if not (version.isascii() and version.isdigit() and int(version) > 0 and str(int(version)) == version):
+            raise NoSuchVersion(f"{self.uri}: no model version {version!r}")
+        content = self._storage.read(int(version), file)
+        if content is not None:
+            return content
+        if int(version) in self._storage.numbers():
+            raise ModelDamaged(f"{self._folder(version)}/{file}: missing")
+        raise NoSuchVersion(f"{self.uri}: no model version {version}")
+
+
+def _with_version(manifest: Manifest, version: str) -> Manifest:
+    return Manifest(
+        version, manifest.fingerprint, manifest.config, manifest.metrics, manifest.lineage, manifest.checksums
+    )
+
+
+def _pointer(version: str) -> bytes:
+    return msgspec.json.encode({"version": version}) + b"\n"
+
+
+def _number_of(pointer: bytes | None) -> int:
+    """The version that a pointer names; 0: none, or it cannot be read."""
+    try:
+        return int(msgspec.json.decode(pointer or b"", type=dict[str, str])["version"])
+    except (msgspec.DecodeError, KeyError, ValueError):
+        return 0

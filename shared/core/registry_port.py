@@ -1,0 +1,87 @@
+"""The model registry as the services see it. Adapters: shared/adapters/registry.py, twin: memory_registry.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+"""Of the manifest and of the files beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of a published version without its weights."""
+
+    version: str
+    """"1", "2", ..."""
+    fingerprint: int
+    """First 8 bytes, big-endian, of the sha256 of the weights file: what a user's state carries."""
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    """parent (version or None), data, trained_at (ms since the epoch), events, ..."""
+    checksums: Mapping[str, str]
+    """file name -> sha256, hex"""
+
+    def to_json(self) -> dict[str, Any]:
+        """As in manifest.json."""
+        return {
+            "format": FORMAT,
+            "version": self.version,
+            "config": dict(self.config),
+            "metrics": dict(self.metrics),
+            "lineage": dict(self.lineage),
+            "checksums": dict(self.checksums),
+            "fingerprint": f"{self.fingerprint:016x}",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A version, checked and in memory: the arguments of shared.model.inference.InferenceModel."""
+
+    manifest: Manifest
+    items: list[str]
+    """Item ids in index order."""
+    weights: dict[str, torch.Tensor]
+    """float32; names and shapes as in shared.model.network.Weights"""
+
+
+class ModelRegistry(Protocol):
+    """Immutable versions and one pointer to the version in service. All methods raise Unavailable."""
+
+    def publish(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        items: Sequence[str],
+        *,
+        config: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        make_current: bool = True,
+    ) -> Manifest:
+        """Store a version under the next free number; it exists whole or not at all.
+
+        make_current: then point to it, unless another publisher has already pointed to a newer one. Raises
+        ModelDamaged, and stores nothing, where weights and items do not fit or a number is not finite.
+        """
+
+    def current(self) -> str | None:
+        """The version in service; None: there is none yet. Raises ModelDamaged where the pointer cannot be read."""
+
+    def set_current(self, version: str) -> None:
+        """Point to a version that exists, older or newer. Raises NoSuchVersion."""
+
+    def versions(self) -> list[Manifest]:
+        """All whole versions, oldest first. One whose manifest cannot be read is left out, and logged."""
+
+    def manifest(self, version: str) -> Manifest:
+        """Raises NoSuchVersion, ModelDamaged."""
+
+    def load(self, version: str) -> Model:
+        """Weights and items, checked against the manifest. Raises NoSuchVersion, ModelDamaged (file and reason)."""
