@@ -86,7 +86,7 @@ $(READY): pyproject.toml deploy/constraints.txt
 	  done; \
 	  if [ "$$python" = none ]; then \
 	    echo 'Driftwood needs Python 3.11 or newer; $(PYTHON) is' \
-	      "$$('$(PYTHON)' --version 2>&1 || echo missing). Install one, or say: make PYTHON=/path/to/python3.12"; exit 1; \
+	      "$$('$(PYTHON)' --version 2>/dev/null || echo missing). Install one, or say: make PYTHON=/path/to/python3.12"; exit 1; \
 	  fi; \
 	  if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 	    echo "$$python has no venv module. Debian, Ubuntu: apt-get install python3-venv"; exit 1; \
