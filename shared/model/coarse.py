@@ -54,8 +54,10 @@ class Catalogue:
         width = embedding.shape[1]
         # Each product of a row and a state is off by at most these norms times the state's (Cauchy-Schwarz).
         self._lost = self._norm = 0.0
-        for part, rounded in zip(embedding.split(_TRIAL_ITEMS), kept.split(_TRIAL_ITEMS), strict=True):
-            self._lost = max(self._lost, _largest_norm(part.double() - rounded.double()))
+        for at in range(0, len(embedding), _TRIAL_ITEMS):
+            rounded = kept[at : at + _TRIAL_ITEMS]
+            lost = embedding[at : at + _TRIAL_ITEMS].double() - rounded.double()
+            self._lost = max(self._lost, _largest_norm(lost))
             self._norm = max(self._norm, _largest_norm(rounded.double()))
         self._bias_lost = float((bias - kept_bias.float()).abs().max()) if len(bias) else 0.0
         self._summing = width * 2.0**-23
@@ -79,7 +81,11 @@ def _multiply(items: torch.Tensor, bias: torch.Tensor) -> Multiply:
         packed = _packed(items, bias)
         if packed is not None:
             return packed
-    return lambda hidden: linear(hidden.to(items.dtype), items, bias)
+
+    def multiply(hidden: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(linear(hidden.to(items.dtype), items, bias))
+
+    return multiply
 
 
 def _packed(items: torch.Tensor, bias: torch.Tensor) -> Multiply | None:

@@ -1,5 +1,7 @@
 """Exact search: equal to sorting the whole catalogue, whatever shares a batch and whatever the precision."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -65,9 +67,7 @@ def test_any_split_into_batches_gives_the_same_bits(requests, cuts, seed):
     ks, excluded = [k for k, _ in requests], [sorted(out) for _, out in requests]
     whole = scorer.rank(hidden, ks, excluded)
     edges = sorted({0, len(ks), *(c for c in cuts if c < len(ks))})
-    parts = [
-        top for a, b in zip(edges, edges[1:], strict=False) for top in scorer.rank(hidden[a:b], ks[a:b], excluded[a:b])
-    ]
+    parts = [top for a, b in itertools.pairwise(edges) for top in scorer.rank(hidden[a:b], ks[a:b], excluded[a:b])]
     for one, other in zip(whole, parts, strict=True):
         assert one.indexes.tobytes() == other.indexes.tobytes()
         assert one.scores.tobytes() == other.scores.tobytes()
