@@ -6,90 +6,22 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
+from shared.adapters.kafka_client import TopicAdmin, client_config, unavailable
 from shared.adapters.settings import ConsumerSettings, KafkaSettings
-from shared.core.errors import TopicMissing, TopicRecreated, Unavailable
+from shared.core.errors import TopicMissing, TopicRecreated
 from shared.core.ports import Headers, Polled, Record
 
 log = logging.getLogger(__name__)
 
 _FETCH_BYTES = 8 << 20
 """Fetched from one partition at once, at most; together with the number of partitions it bounds our memory."""
-
-
-def client_config(settings: KafkaSettings) -> dict[str, Any]:
-    """What every kafka-python client is told: where the broker is, and who we are."""
-    config: dict[str, Any] = {
-        "bootstrap_servers": [s.strip() for s in settings.kafka_bootstrap_servers.split(",")],
-        "client_id": settings.kafka_client_id,
-        "security_protocol": settings.kafka_security_protocol,
-        "reconnect_backoff_max_ms": 2000,
-    }
-    if settings.kafka_api_version:
-        config["api_version"] = tuple(int(part) for part in settings.kafka_api_version.split("."))
-    if settings.kafka_security_protocol.startswith("SASL"):
-        config["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        config["sasl_plain_username"] = settings.kafka_sasl_username
-        config["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
-    if settings.kafka_security_protocol.endswith("SSL"):
-        config["ssl_check_hostname"] = settings.kafka_ssl_check_hostname
-        for name in ("cafile", "certfile", "keyfile"):
-            config[f"ssl_{name}"] = getattr(settings, f"kafka_ssl_{name}") or None
-    return config
-
-
-def unavailable(settings: KafkaSettings, error: Exception) -> Unavailable:
-    """The error of ours that names the broker."""
-    return Unavailable(f"Kafka at {settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}")
-
-
-class TopicAdmin:
-    """Questions about topics, asked of the broker now."""
-
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
-        self._client: KafkaAdminClient | None = None
-        self._cluster = ""
-
-    def _admin(self) -> KafkaAdminClient:
-        if self._client is None:
-            client = KafkaAdminClient(request_timeout_ms=5000, **client_config(self._settings))
-            self._cluster = str(client.describe_cluster().get("cluster_id", ""))
-            self._client = client
-        return self._client
-
-    def describe(self, topic: str) -> tuple[str, list[int]]:
-        """(the name of the topic's present life, its partitions). Raises TopicMissing, Unavailable."""
-        try:
-            answer = self._admin().describe_topics([topic])[0]
-        except kafka_errors.UnknownTopicOrPartitionError as error:
-            raise self._missing(topic) from error
-        except (kafka_errors.KafkaError, OSError) as error:
-            self.close()
-            raise unavailable(self._settings, error) from error
-        if answer["error_code"]:
-            if answer["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
-                raise self._missing(topic)
-            raise unavailable(self._settings, kafka_errors.for_code(answer["error_code"])())
-        # Brokers before 2.8, and the embedded one, have no topic ids: there a new cluster is all that can be told.
-        life = f"{self._cluster}/{answer.get('topic_id') or ''}"
-        return life, sorted(p["partition_index"] for p in answer["partitions"])
-
-    def _missing(self, topic: str) -> TopicMissing:
-        return TopicMissing(f"Kafka at {self._settings.kafka_bootstrap_servers} has no topic {topic!r}")
-
-    def close(self) -> None:
-        """Close the connection; the next question opens another."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

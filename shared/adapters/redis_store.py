@@ -22,20 +22,24 @@ _CHUNK = 1024
 _QUARANTINE_S = 7 * 86400
 """How long a damaged value is kept for a person to look at."""
 
-# KEYS: the values; ARGV[1]: seconds to live (0: for ever), then token and value of each. Answers the indexes refused.
-# A key of another type cannot be a state: it counts as absent and is replaced.
+# KEYS: the values; ARGV: seconds to live (0: for ever), the run of the server that is expected ("": any), then token
+# and value of each. Answers the indexes refused, or {0} where the run is another. A key of another type cannot be a
+# state: it counts as absent.
 _CAS = f"""
+if ARGV[2] ~= '' and not string.find(redis.call('INFO', 'server'), 'run_id:' .. ARGV[2], 1, true) then
+  return {{0}}
+end
 local refused = {{}}
 local ttl = tonumber(ARGV[1])
 for i = 1, #KEYS do
   local token = redis.pcall('GETRANGE', KEYS[i], 0, {TOKEN_BYTES - 1})
   if type(token) == 'table' then token = '' end
-  if token ~= ARGV[2 * i] then
+  if token ~= ARGV[2 * i + 1] then
     refused[#refused + 1] = i
   elseif ttl > 0 then
-    redis.call('SET', KEYS[i], ARGV[2 * i + 1], 'EX', ttl)
+    redis.call('SET', KEYS[i], ARGV[2 * i + 2], 'EX', ttl)
   else
-    redis.call('SET', KEYS[i], ARGV[2 * i + 1])
+    redis.call('SET', KEYS[i], ARGV[2 * i + 2])
   end
 end
 return refused
@@ -90,19 +94,21 @@ class RedisStateStore:
             values += self._call(lambda keys=keys: cast("list[bytes | None]", self._redis.mget(keys)))  # type: ignore[misc]
         return values
 
-    def write(self, writes: Sequence[StateWrite]) -> list[bool]:
+    def write(self, writes: Sequence[StateWrite], server_id: str = "") -> list[bool]:
         """See StateStore."""
         done: list[bool] = []
         for at in range(0, len(writes), _CHUNK):
             chunk = writes[at : at + _CHUNK]
-            done += self._compare_and_set([self._user_key(w.key) for w in chunk], chunk, self._ttl)
+            done += self._compare_and_set([self._user_key(w.key) for w in chunk], chunk, self._ttl, server_id)
         return done
 
-    def _compare_and_set(self, keys: list[bytes], writes: Sequence[StateWrite], ttl: int) -> list[bool]:
-        args: list[bytes | int] = [ttl]
+    def _compare_and_set(self, keys: list[bytes], writes: Sequence[StateWrite], ttl: int, server_id: str) -> list[bool]:
+        args: list[bytes | int | str] = [ttl, server_id]
         for write in writes:
             args += (write.expected, write.value)
         refused = self._call(lambda: cast("list[int]", self._cas(keys=keys, args=args)))
+        if refused == [0]:
+            raise Unavailable(f"Redis at {self.address}: it was restarted, and may have lost its last writes")
         done = [True] * len(writes)
         for index in refused:
             done[index - 1] = False
@@ -122,12 +128,14 @@ class RedisStateStore:
         keys = [self._progress_key(topic, partition) for partition in partitions]
         return self._call(lambda: cast("list[bytes | None]", self._redis.mget(keys)))
 
-    def write_progress(self, topic: str, writes: Mapping[int, tuple[bytes, bytes]]) -> dict[int, bool]:
+    def write_progress(
+        self, topic: str, writes: Mapping[int, tuple[bytes, bytes]], server_id: str = ""
+    ) -> dict[int, bool]:
         """See StateStore. Progress never expires: without it the whole log would be read again."""
         if not writes:
             return {}
         keys = [self._progress_key(topic, partition) for partition in writes]
-        done = self._compare_and_set(keys, [StateWrite("", *pair) for pair in writes.values()], 0)
+        done = self._compare_and_set(keys, [StateWrite("", *pair) for pair in writes.values()], 0, server_id)
         return dict(zip(writes, done, strict=True))
 
     def server_id(self) -> str:

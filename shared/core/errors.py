@@ -1,15 +1,15 @@
 """Every error that Driftwood raises on purpose.
 
-    DriftwoodError
-    ├── InvalidEvent        an interaction that cannot be read: goes to the dead-letter topic
-    ├── StateDamaged        a Redis value that is not a user state
-    ├── ModelDamaged        a published model whose files are missing, cut short or altered
-    ├── NoSuchVersion       a model version that the registry does not hold
-    ├── SettingsInvalid     a setting whose value cannot work, named
-    ├── LogUnreadable       an interaction log (CSV, Parquet) that cannot be read, file and column named
-    ├── TopicMissing        a topic that does not exist on the broker
-    ├── TopicRecreated      offsets held in memory belong to a topic that was deleted and made again
-    └── Unavailable         a system that may come back: broker, Redis, registry; worth a retry
+DriftwoodError
+├── InvalidEvent        an interaction that cannot be read: goes to the dead-letter topic
+├── StateDamaged        a Redis value that is not a user state
+├── ModelDamaged        a published model whose files are missing, cut short or altered
+├── NoSuchVersion       a model version that the registry does not hold
+├── SettingsInvalid     a setting whose value cannot work, named
+├── LogUnreadable       an interaction log (CSV, Parquet) that cannot be read, file and column named
+├── TopicMissing        a topic that does not exist on the broker
+├── TopicRecreated      offsets held in memory belong to a topic that was deleted and made again
+└── Unavailable         a system that may come back: broker, Redis, registry; worth a retry
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -36,8 +36,12 @@ class StateStore(Protocol):
     def read(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """The stored values, in the order asked for."""
 
-    def write(self, writes: Sequence[StateWrite]) -> list[bool]:
-        """Which of the writes took place: each is atomic, and fails where the token is not the expected one."""
+    def write(self, writes: Sequence[StateWrite], server_id: str = "") -> list[bool]:
+        """Which of the writes took place: each is atomic, and fails where the token is not the expected one.
+
+        server_id: the run of the server that the writer counts on. Another run may have lost writes, and an event
+        must not be applied to a state that went back in time: then nothing is written and Unavailable is raised.
+        """
 
     def quarantine(self, user_id: str, value: bytes) -> None:
         """Keep a value that cannot be read, under a key of its own."""
@@ -45,7 +49,9 @@ class StateStore(Protocol):
     def read_progress(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
         """The consumer's stored progress in each partition."""
 
-    def write_progress(self, topic: str, writes: Mapping[int, tuple[bytes, bytes]]) -> dict[int, bool]:
+    def write_progress(
+        self, topic: str, writes: Mapping[int, tuple[bytes, bytes]], server_id: str = ""
+    ) -> dict[int, bool]:
         """partition -> (expected token, value), as ``write`` does for users."""
 
     def server_id(self) -> str:
@@ -65,6 +71,8 @@ class InteractionSource(Protocol):
     """The interactions topic, read by one member of the consumer group."""
 
     topic: str
+    on_revoke: Callable[[frozenset[int]], None] | None
+    """Called inside ``poll`` before partitions are given to another."""
 
     def poll(self, timeout_s: float, max_records: int) -> Polled:
         """Records in offset order for each partition.
@@ -80,6 +88,12 @@ class InteractionSource(Protocol):
 
     def seek(self, partition: int, offset: int) -> None:
         """Read on from here."""
+
+    def hold(self) -> None:
+        """Bring no records until ``release``; polling goes on, so that the group keeps us."""
+
+    def release(self) -> None:
+        """End ``hold``."""
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit for the group; an owner that lost its partitions is refused silently: the progress is elsewhere."""
@@ -97,7 +111,9 @@ Headers = Sequence[tuple[str, bytes]]
 class Publisher(Protocol):
     """Writes to topics. Nothing counts as written before ``flush`` returned."""
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None) -> None:
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None
+    ) -> None:
         """Queue a record. Raises Unavailable when the broker cannot take any more."""
 
     def flush(self, timeout_s: float) -> None:

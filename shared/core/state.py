@@ -5,15 +5,15 @@ Layout, little-endian, version 1:
     0   u32  write counter        ┐ together the token: a write names the token that it replaces,
     4   u32  CRC-32 of the rest   ┘ and fails where another write came first
     8   u8   format version
-    9   u8   number of applied-offset entries
-    10  u8   number of recent items
-    11  u8   number of event-id hashes
-    12  u16  bytes of hidden state
-    14  u16  bytes of recent items
-    16  u64  fingerprint of the model that made the hidden state (0: none)
-    24  i64  time of the last applied event, ms since the epoch
-    32  u32  events applied so far
-    36  hidden state (IEEE half floats), applied-offset entries, event-id hashes (8 bytes each), recent items
+    9   u16  number of applied-offset entries
+    11  u8   number of recent items
+    12  u8   number of event-id hashes
+    13  u16  bytes of hidden state
+    15  u16  bytes of recent items
+    17  u64  fingerprint of the model that made the hidden state (0: none)
+    25  i64  time of the last applied event, ms since the epoch
+    33  u32  events applied so far
+    37  hidden state (IEEE half floats), applied-offset entries, event-id hashes (8 bytes each), recent items
 
 An applied-offset entry is (u32 partition, u32 incarnation, u64 next offset): events of that partition below the
 offset are in the state. The incarnation tells one life of a topic from the next, so that offsets which began anew
@@ -38,7 +38,7 @@ NO_TOKEN = b""
 """The token of a user who has no value yet."""
 
 _TOKEN = struct.Struct("<II")
-_HEAD = struct.Struct("<BBBBHHQqI")
+_HEAD = struct.Struct("<BHBBHHQqI")
 _ENTRY = struct.Struct("<IIQ")
 _BODY = TOKEN_BYTES + _HEAD.size
 

@@ -1,0 +1,191 @@
+"""One batch: decode, read the states, advance them, write them, tell who changed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from services.consumer.advance import Advanced, Placed, advance_states
+from services.consumer.metrics import ConsumerMetrics
+from services.consumer.partitions import Partition
+from shared.core.errors import InvalidEvent, StateDamaged, Unavailable
+from shared.core.events import EventRules, decode
+from shared.core.ports import Publisher, Record, StateStore, StateWrite
+from shared.core.ranking import StateUpdate, encode_update
+from shared.core.state import UserState, decode_state, encode_state, token_of
+from shared.model.inference import InferenceModel
+
+log = logging.getLogger(__name__)
+
+_USERS_IN_MESSAGE = 2000
+"""Users named in one state-updates message: at 256 bytes an id it still has half a megabyte."""
+
+_WRITE_ATTEMPTS = 50
+"""A write is refused only when another's took place, so a few attempts are enough; this many mean a broken store."""
+
+_FRESHNESS_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Names of the topics that the consumer writes to."""
+
+    state_updates: str
+    dlq: str
+
+
+class BatchProcessor:
+    """Applies polled records. Doing a batch twice has the effect of doing it once."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        publisher: Publisher,
+        model: Callable[[], InferenceModel | None],
+        rules: EventRules,
+        topics: Topics,
+        recent_limit: int,
+        metrics: ConsumerMetrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._model = model
+        self._rules = rules
+        self._topics = topics
+        self._recent_limit = recent_limit
+        self._metrics = metrics
+        self._clock = clock
+        self._stages = {s: metrics.stage.labels(s) for s in ("decode", "read", "advance", "write", "publish")}
+
+    def run(
+        self, records: Mapping[int, Sequence[Record]], owned: Mapping[int, Partition], source_topic: str, server_id: str
+    ) -> None:
+        """Apply the records of one poll and move the partitions' offsets and trending counts.
+
+        Records of partitions that are not owned any more are left to their new owner. Raises Unavailable, and then
+        nothing in ``owned`` has moved: the same call can be made again.
+        """
+        started = time.perf_counter()
+        mine = {number: batch for number, batch in records.items() if number in owned}
+        events, bad = self._decode(mine, owned)
+        started = self._lap("decode", started)
+        touched = self._apply(events, server_id, started)
+        started = time.perf_counter()
+        self._publish(touched, bad, source_topic)
+        self._lap("publish", started)
+        for number, batch in mine.items():
+            owned[number].next_offset = batch[-1].offset + 1
+        for event in events:
+            owned[event.partition].trending.add(event.item_id, event.ts)
+        self._observe(mine, events)
+
+    def _lap(self, stage: str, started: float) -> float:
+        now = time.perf_counter()
+        self._stages[stage].observe(now - started)
+        return now
+
+    def _decode(
+        self, records: Mapping[int, Sequence[Record]], owned: Mapping[int, Partition]
+    ) -> tuple[list[Placed], list[tuple[Record, InvalidEvent]]]:
+        now_ms = int(self._clock() * 1000)
+        rules, advances = self._rules, self._rules.advances
+        events: list[Placed] = []
+        bad: list[tuple[Record, InvalidEvent]] = []
+        ignored = 0
+        for number, batch in records.items():
+            incarnation = owned[number].incarnation
+            for record in batch:
+                try:
+                    event = decode(record.value, now_ms, rules)
+                except InvalidEvent as error:
+                    bad.append((record, error))
+                    continue
+                if not advances(event.event_type):
+                    ignored += 1
+                    continue
+                events.append(
+                    Placed(event.user_id, event.item_id, event.ts, event.event_id, number, incarnation, record.offset)
+                )
+        self._metrics.events.labels("ignored").inc(ignored)
+        self._metrics.events.labels("dead_letter").inc(len(bad))
+        return events, bad
+
+    def _apply(self, events: Sequence[Placed], server_id: str, started: float) -> dict[int, list[str]]:
+        """Advance and store; returns partition -> users of the batch, redelivered events included.
+
+        A crash may have come between a state and the message that tells of it, so those are told of again.
+        """
+        touched: dict[int, dict[str, None]] = {}
+        for event in events:
+            touched.setdefault(event.partition, {})[event.user_id] = None
+        pending = list(events)
+        for _ in range(_WRITE_ATTEMPTS):
+            if not pending:
+                return {number: list(users) for number, users in touched.items()}
+            users = list(dict.fromkeys(event.user_id for event in pending))
+            states = self._read(users)
+            started = self._lap("read", started)
+            outcome = advance_states(states, pending, self._model(), self._recent_limit)
+            started = self._lap("advance", started)
+            refused = self._write(states, outcome, server_id)
+            started = self._lap("write", started)
+            pending = [event for event in pending if event.user_id in refused] if refused else []
+            self._count(outcome, len(pending))
+        raise Unavailable(f"the state store refused {len(pending)} writes {_WRITE_ATTEMPTS} times in a row")
+
+    def _read(self, users: Sequence[str]) -> dict[str, UserState]:
+        states: dict[str, UserState] = {}
+        for user, value in zip(users, self._store.read(users), strict=True):
+            try:
+                states[user] = decode_state(value)
+            except StateDamaged as error:
+                self._metrics.damaged.inc()
+                log.error("the stored state cannot be read and is set aside: %s", error, extra={"user_id": user})
+                self._store.quarantine(user, value or b"")
+                states[user] = UserState(token=token_of(value))
+        return states
+
+    def _write(self, states: Mapping[str, UserState], outcome: Advanced, server_id: str) -> set[str]:
+        """Store the changed states; returns the users whose write was refused."""
+        writes = [StateWrite(user, states[user].token, encode_state(states[user])) for user in outcome.changed]
+        done = self._store.write(writes, server_id)
+        refused = {write.key for write, stored in zip(writes, done, strict=True) if not stored}
+        self._metrics.conflicts.inc(len(refused))
+        return refused
+
+    def _count(self, outcome: Advanced, refused_events: int) -> None:
+        events = self._metrics.events
+        events.labels("applied").inc(max(0, outcome.applied - refused_events))
+        events.labels("redelivered").inc(outcome.redelivered)
+        events.labels("repeated").inc(outcome.repeated)
+        self._metrics.rebuilt.inc(outcome.rebuilt)
+
+    def _publish(
+        self, touched: Mapping[int, list[str]], bad: Sequence[tuple[Record, InvalidEvent]], source_topic: str
+    ) -> None:
+        written_at = int(self._clock() * 1000)
+        for number, users in touched.items():
+            for at in range(0, len(users), _USERS_IN_MESSAGE):
+                update = StateUpdate(users[at : at + _USERS_IN_MESSAGE], written_at=written_at)
+                self._publisher.send(self._topics.state_updates, str(number).encode(), encode_update(update))
+        for record, error in bad:
+            self._metrics.dead_letters.labels(error.field or "value").inc()
+            place = {"topic": source_topic, "partition": record.partition, "offset": record.offset}
+            log.warning("dead letter: %s", error, extra=place)
+            headers = [("error", str(error).encode())]
+            headers += [(f"source.{name}", str(value).encode()) for name, value in place.items()]
+            self._publisher.send(self._topics.dlq, record.key, record.value, headers)
+
+    def _observe(self, records: Mapping[int, Sequence[Record]], events: Sequence[Placed]) -> None:
+        metrics, now = self._metrics, self._clock()
+        metrics.batch_events.observe(sum(map(len, records.values())))
+        metrics.batch_users.observe(len({event.user_id for event in events}))
+        since_event, since_arrival = metrics.freshness.labels("event"), metrics.freshness.labels("arrival")
+        for event in events[:: max(1, len(events) // _FRESHNESS_SAMPLES)]:
+            since_event.observe(max(0.0, now - event.ts / 1000))
+        for batch in records.values():
+            for record in batch[:: max(1, len(batch) // _FRESHNESS_SAMPLES)]:
+                since_arrival.observe(max(0.0, now - record.timestamp / 1000))

@@ -1,0 +1,56 @@
+"""What the consumer tells Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
+_STAGES = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+
+
+class ConsumerMetrics:
+    """All metrics of the consumer; a registry of its own keeps tests apart."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        r = registry
+        self.events = Counter(
+            "driftwood_consumer_events_total", "Interactions read, by what became of them", ["outcome"], registry=r
+        )
+        self.dead_letters = Counter(
+            "driftwood_dead_letters_total",
+            "Values sent to the dead-letter topic, by field at fault",
+            ["field"],
+            registry=r,
+        )
+        self.lag = Gauge("driftwood_consumer_lag_records", "Records not read yet", ["partition"], registry=r)
+        self.partitions = Gauge("driftwood_consumer_partitions", "Partitions owned", registry=r)
+        self.batch_events = Histogram(
+            "driftwood_consumer_batch_events", "Events in a batch", buckets=_SIZES, registry=r
+        )
+        self.batch_users = Histogram("driftwood_consumer_batch_users", "Users in a batch", buckets=_SIZES, registry=r)
+        self.stage = Histogram(
+            "driftwood_consumer_stage_seconds", "Time of a batch's stages", ["stage"], buckets=_STAGES, registry=r
+        )
+        self.freshness = Histogram(
+            "driftwood_freshness_seconds",
+            "From the event's own time (event), or its arrival at the broker (arrival), to its state in Redis;"
+            " up to 16 events of a batch, evenly",
+            ["since"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.conflicts = Counter(
+            "driftwood_consumer_write_conflicts_total", "State writes refused because another came first", registry=r
+        )
+        self.damaged = Counter("driftwood_damaged_states_total", "Stored states that could not be read", registry=r)
+        self.rebuilt = Counter(
+            "driftwood_states_rebuilt_total", "States rebuilt from recent items for another model", registry=r
+        )
+        self.rewinds = Counter(
+            "driftwood_consumer_rewinds_total",
+            "Times that reading began again at the stored progress",
+            ["why"],
+            registry=r,
+        )
+        self.model = Gauge("driftwood_model_info", "1 for the model in use", ["service", "version"], registry=r)

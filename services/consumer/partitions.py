@@ -1,0 +1,147 @@
+"""The partitions that this member owns: where each stands, and what is popular in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shared.core.errors import StateDamaged
+from shared.core.ports import InteractionSource, StateStore
+from shared.core.progress import Progress, decode_progress, encode_progress
+from shared.core.state import NO_TOKEN, token_of
+from shared.core.trending import Trending
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Partition:
+    """One owned partition. ``next_offset`` counts what this member has applied, ``saved`` what Redis knows of it."""
+
+    progress: Progress
+    token: bytes
+    trending: Trending
+    next_offset: int
+    saved: int
+    incarnation: int
+
+
+class Partitions:
+    """Takes partitions over at the place that Redis knows, and saves how far it came.
+
+    Saving is by compare-and-set: a member that lost a partition without noticing cannot set back its successor.
+    """
+
+    def __init__(self, source: InteractionSource, store: StateStore, half_life_s: float, keep: int) -> None:
+        self._source = source
+        self._store = store
+        self._half_life_s = half_life_s
+        self._keep = keep
+        self._server = ""
+        self._life = ""
+        self.owned: dict[int, Partition] = {}
+
+    def take(self, partitions: Iterable[int]) -> None:
+        """Own these from now on, and read them from where the states in Redis stand."""
+        numbers = sorted(partitions)
+        if not numbers:
+            return
+        server = self._store.server_id()
+        lives = self._source.incarnations(numbers)
+        bounds = self._source.bounds(numbers)
+        stored = self._store.read_progress(self._source.topic, numbers)
+        for number, value in zip(numbers, stored, strict=True):
+            first, end = bounds[number]
+            self.owned[number] = self._start(number, value, lives[number], first, end)
+        for number in numbers:
+            self._source.seek(number, self.owned[number].next_offset)
+        # Kept where it is known: if the store was restarted since, the next write fails and all start again.
+        self._server = self._server or server
+        self._life = lives[numbers[0]]
+
+    def _start(self, number: int, value: bytes | None, life: str, first: int, end: int) -> Partition:
+        place = {"topic": self._source.topic, "partition": number}
+        progress = Progress(life, 0, first, 0, [])
+        trending = Trending(self._half_life_s, self._keep)
+        if value is not None:
+            try:
+                known = decode_progress(value)
+            except StateDamaged as error:
+                log.error("stored progress is damaged, the partition is read from its start: %s", error, extra=place)
+            else:
+                trending.merge(known.landmark, known.weights)
+                progress = self._continue(known, life, first, end, place)
+        log.info("partition taken over", extra={**place, "offset": progress.next_offset, "end": end})
+        return Partition(
+            progress, token_of(value), trending, progress.next_offset, progress.next_offset, progress.incarnation_id()
+        )
+
+    def _continue(self, known: Progress, life: str, first: int, end: int, place: dict[str, object]) -> Progress:
+        if known.incarnation != life:
+            log.warning("the topic was made anew: reading it from its start", extra={**place, "offset": first})
+            return Progress(life, 0, first, 0, [])
+        if known.next_offset > end:
+            log.warning(
+                "the log ends at %d, before our offset %d: its offsets began anew", end, known.next_offset, extra=place
+            )
+            return Progress(life, known.generation + 1, first, 0, [])
+        if known.next_offset < first:
+            log.error(
+                "events were deleted by retention before they were read",
+                extra={**place, "offset": known.next_offset, "lost": first - known.next_offset},
+            )
+            return Progress(life, known.generation, first, 0, [])
+        return known
+
+    def drop(self, partitions: Iterable[int]) -> None:
+        """Own these no more."""
+        for number in partitions:
+            self.owned.pop(number, None)
+
+    @property
+    def server_id(self) -> str:
+        """The run of the state store that our states were read from."""
+        return self._server
+
+    def server_changed(self) -> bool:
+        """Whether the store is another run of the server than the one that our states were written to."""
+        return bool(self.owned) and self._store.server_id() != self._server
+
+    def topic_changed(self) -> bool:
+        """Whether the topic behind our offsets was made anew."""
+        return bool(self.owned) and next(iter(self._source.incarnations([0]).values())) != self._life
+
+    def restart(self) -> None:
+        """Take all owned partitions over again, after the store or the topic changed under us."""
+        self._server = ""
+        numbers = list(self.owned)
+        self.owned.clear()
+        self.take(numbers)
+
+    def save(self) -> dict[int, int]:
+        """Store how far we came. Returns partition -> offset to commit.
+
+        Where a write is refused, another owner was faster: then all partitions start again from what Redis holds.
+        """
+        writes: dict[int, tuple[bytes, bytes]] = {}
+        for number, part in self.owned.items():
+            if part.next_offset != part.saved or part.token == NO_TOKEN:
+                landmark, weights = part.trending.snapshot()
+                known = part.progress
+                progress = Progress(known.incarnation, known.generation, part.next_offset, landmark, weights)
+                writes[number] = (part.token, encode_progress(progress, part.token))
+        offsets: dict[int, int] = {}
+        lost: list[int] = []
+        for number, done in self._store.write_progress(self._source.topic, writes, self._server).items():
+            part = self.owned[number]
+            if done:
+                part.token = token_of(writes[number][1])
+                part.saved = offsets[number] = part.next_offset
+            else:
+                lost.append(number)
+        if lost:
+            place = {"topic": self._source.topic, "partitions": lost}
+            log.warning("progress was changed by another: taking the partitions over again", extra=place)
+            self.restart()
+        return offsets

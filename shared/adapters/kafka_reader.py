@@ -1,0 +1,145 @@
+"""Kafka topics beside the interactions: made, and read by a group that commits when it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import NewTopic
+from kafka.structs import OffsetAndMetadata
+
+from shared.adapters.kafka_client import client_config, unavailable
+from shared.adapters.settings import KafkaSettings
+from shared.core.ports import Record
+
+
+def topic_configs(settings: KafkaSettings) -> dict[str, dict[str, str]]:
+    """Every topic of ours and the settings that it is made with."""
+    big = {"max.message.bytes": str(settings.kafka_max_message_bytes)}
+    return {
+        settings.topic_interactions: {"retention.ms": str(30 * 86_400_000), **big},
+        settings.topic_recommendations: {"cleanup.policy": "compact"},
+        settings.topic_engagement: {"retention.ms": str(30 * 86_400_000)},
+        settings.topic_state_updates: {"retention.ms": str(86_400_000), **big},
+        settings.topic_dlq: {"retention.ms": str(30 * 86_400_000), **big},
+        settings.topic_forgets: {"cleanup.policy": "compact"},
+    }
+
+
+def ensure_topics(settings: KafkaSettings) -> list[str]:
+    """Make the topics that do not exist; returns their names. Existing ones are left as they are.
+
+    The embedded broker cannot be asked to: it makes topics by itself. Raises Unavailable.
+    """
+    if settings.kafka_api_version:
+        return []
+    made = []
+    try:
+        admin = KafkaAdminClient(request_timeout_ms=10_000, **client_config(settings))
+        try:
+            have = set(admin.list_topics())
+            for name, configs in topic_configs(settings).items():
+                if name in have:
+                    continue
+                try:
+                    admin.create_topics(
+                        [NewTopic(name, settings.kafka_partitions, settings.kafka_replication, topic_configs=configs)]
+                    )
+                    made.append(name)
+                except kafka_errors.TopicAlreadyExistsError:
+                    continue
+        finally:
+            admin.close()
+    except (kafka_errors.KafkaError, OSError) as error:
+        raise unavailable(settings, error) from error
+    return made
+
+
+class KafkaReader:
+    """Reads one topic in a consumer group: poll, work, commit."""
+
+    def __init__(self, settings: KafkaSettings, topic: str, group: str) -> None:
+        self._settings = settings
+        self._topic = topic
+        try:
+            self._consumer = KafkaConsumer(
+                topic,
+                group_id=group,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                allow_auto_create_topics=bool(settings.kafka_api_version),
+                session_timeout_ms=10_000,
+                fetch_max_wait_ms=100,
+                metadata_max_age_ms=10_000,
+                **client_config(settings),
+            )
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(settings, error) from error
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        """The next records, in offset order within each partition. Raises Unavailable."""
+        try:
+            polled = self._consumer.poll(round(timeout_s * 1000), max_records=max_records)
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(self._settings, error) from error
+        return [record for records in polled.values() for record in records]
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Never again these records, nor those before them. Raises Unavailable."""
+        offsets: dict[TopicPartition, int] = {}
+        for record in records:
+            tp = TopicPartition(self._topic, record.partition)
+            offsets[tp] = max(offsets.get(tp, 0), record.offset + 1)
+        self._commit(offsets)
+
+    def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        try:
+            self._consumer.commit({tp: OffsetAndMetadata(o, "", -1) for tp, o in offsets.items()}, timeout_ms=5000)
+        except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError):
+            return  # the new owner reads them once more: all our uses bear it
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(self._settings, error) from error
+
+    def rewind(self, records: Sequence[Record]) -> None:
+        """Read these records again."""
+        first: dict[int, int] = {}
+        for record in records:
+            first[record.partition] = min(first.get(record.partition, record.offset), record.offset)
+        for partition, offset in first.items():
+            tp = TopicPartition(self._topic, partition)
+            if tp in self._consumer.assignment():
+                self._consumer.seek(tp, offset)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close(autocommit=False, timeout_ms=5000)
+
+
+class OffsetReader:
+    """End offsets of a topic, asked of the broker now. Safe to share between threads only under a lock."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._consumer: KafkaConsumer | None = None
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """partition -> the next offset to be written. Raises Unavailable."""
+        try:
+            if self._consumer is None:
+                self._consumer = KafkaConsumer(
+                    enable_auto_commit=False, request_timeout_ms=10_000, **client_config(self._settings)
+                )
+            partitions = self._consumer.partitions_for_topic(topic) or set()
+            tps = [TopicPartition(topic, p) for p in partitions]
+            ends = self._consumer.end_offsets(tps, timeout_ms=5000)
+        except (kafka_errors.KafkaError, OSError) as error:
+            self.close()
+            raise unavailable(self._settings, error) from error
+        return {tp.partition: end for tp, end in ends.items()}
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        if self._consumer is not None:
+            self._consumer.close(autocommit=False)
+            self._consumer = None

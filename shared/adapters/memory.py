@@ -1,0 +1,278 @@
+"""In-memory twins of the ports: the same promises as the real servers, for tests and for trying things out."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shared.core.errors import TopicMissing, TopicRecreated, Unavailable
+from shared.core.ports import Headers, Polled, Record, StateWrite
+from shared.core.state import token_of
+
+
+class MemoryStateStore:
+    """The StateStore port. ``available = False`` makes every call raise Unavailable."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, bytes] = {}
+        self.damaged: dict[str, bytes] = {}
+        self.progress: dict[tuple[str, int], bytes] = {}
+        self.available = True
+        self._server = uuid.uuid4().hex
+
+    def _check(self) -> None:
+        if not self.available:
+            raise Unavailable("the state store in memory was switched off")
+
+    def read(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """See StateStore."""
+        self._check()
+        return [self.users.get(user) for user in user_ids]
+
+    def _check_run(self, server_id: str) -> None:
+        self._check()
+        if server_id not in ("", self._server):
+            raise Unavailable("the state store in memory was restarted")
+
+    def write(self, writes: Sequence[StateWrite], server_id: str = "") -> list[bool]:
+        """See StateStore."""
+        self._check_run(server_id)
+        done = []
+        for key, expected, value in writes:
+            fits = token_of(self.users.get(key)) == expected
+            if fits:
+                self.users[key] = value
+            done.append(fits)
+        return done
+
+    def quarantine(self, user_id: str, value: bytes) -> None:
+        """See StateStore."""
+        self._check()
+        self.damaged[user_id] = value
+
+    def read_progress(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
+        """See StateStore."""
+        self._check()
+        return [self.progress.get((topic, partition)) for partition in partitions]
+
+    def write_progress(
+        self, topic: str, writes: Mapping[int, tuple[bytes, bytes]], server_id: str = ""
+    ) -> dict[int, bool]:
+        """See StateStore."""
+        self._check_run(server_id)
+        done = {}
+        for partition, (expected, value) in writes.items():
+            token = token_of(self.progress.get((topic, partition)))
+            done[partition] = token == expected
+            if done[partition]:
+                self.progress[topic, partition] = value
+        return done
+
+    def server_id(self) -> str:
+        """See StateStore."""
+        self._check()
+        return self._server
+
+    def snapshot(self) -> tuple[dict[str, bytes], dict[tuple[str, int], bytes]]:
+        """What a server would have on disk now."""
+        return dict(self.users), dict(self.progress)
+
+    def restart(self, snapshot: tuple[dict[str, bytes], dict[tuple[str, int], bytes]] | None = None) -> None:
+        """Come back as another run of the server, with the data of ``snapshot`` (default: all)."""
+        if snapshot is not None:
+            self.users, self.progress = dict(snapshot[0]), dict(snapshot[1])
+        self._server = uuid.uuid4().hex
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecord:
+    """A record as kafka-python gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass
+class _Topic:
+    partitions: list[list[MemoryRecord]]
+    life: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class MemoryBroker:
+    """Topics in memory, with partitions that can be added and topics that can be deleted and made again."""
+
+    def __init__(self, partitions: int = 4) -> None:
+        self._partitions = partitions
+        self.topics: dict[str, _Topic] = {}
+        self.committed: dict[tuple[str, str, int], int] = {}
+        self.available = True
+
+    def check(self) -> None:
+        """Raise Unavailable while switched off."""
+        if not self.available:
+            raise Unavailable("the broker in memory was switched off")
+
+    def create(self, topic: str, partitions: int | None = None) -> None:
+        """Make a topic, or make one anew that was deleted."""
+        self.topics[topic] = _Topic([[] for _ in range(partitions or self._partitions)])
+
+    def delete(self, topic: str) -> None:
+        """Delete a topic, and what groups committed for it."""
+        del self.topics[topic]
+        self.committed = {key: offset for key, offset in self.committed.items() if key[1] != topic}
+
+    def add_partitions(self, topic: str, count: int) -> None:
+        """Grow a topic to ``count`` partitions."""
+        have = self.topics[topic].partitions
+        have += [[] for _ in range(count - len(have))]
+
+    def append(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp: int = 0,
+    ) -> MemoryRecord:
+        """Write one record; without a partition, the key chooses it."""
+        self.check()
+        if topic not in self.topics:
+            self.create(topic)
+        logs = self.topics[topic].partitions
+        number = zlib.crc32(key or b"") % len(logs) if partition is None else partition
+        record = MemoryRecord(topic, number, len(logs[number]), timestamp, key, value, tuple(headers))
+        logs[number].append(record)
+        return record
+
+    def records(self, topic: str) -> list[MemoryRecord]:
+        """All records of a topic, partition after partition."""
+        return [r for log in self.topics[topic].partitions for r in log] if topic in self.topics else []
+
+
+class MemoryInteractionSource:
+    """The InteractionSource port. A test plays the group coordinator: ``assign`` and ``revoke``."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, group: str = "group") -> None:
+        self.topic = topic
+        self._broker = broker
+        self._group = group
+        self._positions: dict[int, int | None] = {}
+        self._assigned: set[int] = set()
+        self._revoked: set[int] = set()
+        self._held = False
+        self.on_revoke: Callable[[frozenset[int]], None] | None = None
+
+    def assign(self, partitions: Sequence[int]) -> None:
+        """Give this member partitions."""
+        for partition in partitions:
+            self._positions[partition] = None
+        self._assigned |= set(partitions)
+
+    def revoke(self, partitions: Sequence[int]) -> None:
+        """Take partitions away."""
+        if self.on_revoke is not None:
+            self.on_revoke(frozenset(partitions))
+        for partition in partitions:
+            self._positions.pop(partition, None)
+        self._assigned -= set(partitions)
+        self._revoked |= set(partitions)
+
+    def _logs(self) -> list[list[MemoryRecord]]:
+        self._broker.check()
+        if self.topic not in self._broker.topics:
+            raise TopicMissing(f"the broker in memory has no topic {self.topic!r}")
+        return self._broker.topics[self.topic].partitions
+
+    def poll(self, timeout_s: float, max_records: int) -> Polled:
+        """See InteractionSource. Does not wait."""
+        logs = self._logs()
+        records: dict[int, Sequence[Record]] = {}
+        for partition, position in self._positions.items():
+            if position is None or self._held or max_records <= 0:
+                continue
+            if position > len(logs[partition]):
+                raise TopicRecreated(f"offset {position} of {self.topic}/{partition} is outside the log")
+            batch = logs[partition][position : position + max_records]
+            if batch:
+                records[partition] = batch
+                self._positions[partition] = position + len(batch)
+                max_records -= len(batch)
+        polled = Polled(records, frozenset(self._assigned), frozenset(self._revoked))
+        self._assigned, self._revoked = set(), set()
+        return polled
+
+    def hold(self) -> None:
+        """See KafkaInteractionSource."""
+        self._held = True
+
+    def release(self) -> None:
+        """See KafkaInteractionSource."""
+        self._held = False
+
+    def incarnations(self, partitions: Sequence[int]) -> dict[int, str]:
+        """See InteractionSource."""
+        self._logs()
+        return dict.fromkeys(partitions, self._broker.topics[self.topic].life)
+
+    def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """See InteractionSource."""
+        logs = self._logs()
+        return {p: (0, len(logs[p])) for p in partitions}
+
+    def seek(self, partition: int, offset: int) -> None:
+        """See InteractionSource."""
+        if partition in self._positions:
+            self._positions[partition] = offset
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """See InteractionSource."""
+        self._broker.check()
+        for partition, offset in offsets.items():
+            self._broker.committed[self._group, self.topic, partition] = offset
+
+    def lag(self) -> dict[int, int]:
+        """See InteractionSource."""
+        logs = self._logs()
+        return {p: len(logs[p]) - at for p, at in self._positions.items() if at is not None}
+
+    def close(self) -> None:
+        """See InteractionSource."""
+        self._positions.clear()
+
+
+class MemoryPublisher:
+    """The Publisher port: records reach the broker at ``flush``."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._queued: list[tuple[str, bytes | None, bytes | None, Headers, int | None]] = []
+
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None
+    ) -> None:
+        """See Publisher."""
+        self._broker.check()
+        self._queued.append((topic, key, value, headers, partition))
+
+    def flush(self, timeout_s: float) -> None:
+        """See Publisher."""
+        self._broker.check()
+        queued, self._queued = self._queued, []
+        for record in queued:
+            self._broker.append(*record)
+
+    def close(self) -> None:
+        """See Publisher."""
+        if self._broker.available:
+            self.flush(0)

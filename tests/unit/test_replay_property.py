@@ -1,0 +1,180 @@
+"""The property above all others: any split, redelivery, crash or takeover ends in the state of a clean replay."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from services.consumer.batch import BatchProcessor, Topics
+from services.consumer.metrics import ConsumerMetrics
+from services.consumer.partitions import Partitions
+from services.consumer.service import ConsumerService
+from shared.adapters.memory import MemoryBroker, MemoryInteractionSource, MemoryPublisher, MemoryStateStore
+from shared.core.errors import Unavailable
+from shared.core.events import EventRules
+from shared.core.progress import decode_progress
+from shared.core.state import UserState, decode_state
+from shared.model.inference import InferenceModel
+
+USERS = [f"u{i}" for i in range(4)]
+ITEMS = [f"i{i}" for i in range(9)]
+NOW_MS = 1_700_000_000_000
+
+
+def make_model(seed: int = 0, width: int = 8, known: int = 7) -> InferenceModel:
+    g = torch.Generator().manual_seed(seed)
+    rand = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    weights = {
+        "item_embedding": rand(known, width),
+        "item_bias": rand(known),
+        "gru.weight_ih_l0": rand(3 * width, width),
+        "gru.weight_hh_l0": rand(3 * width, width),
+        "gru.bias_ih_l0": rand(3 * width),
+        "gru.bias_hh_l0": rand(3 * width),
+    }
+    return InferenceModel(str(seed + 1), seed + 1, ITEMS[:known], weights)
+
+
+MODEL = make_model()
+
+
+def value(user: str, item: str, n: int, event_id: str | None = None, event_type: str = "view") -> bytes:
+    event = {"user_id": user, "item_id": item, "event_type": event_type, "ts": NOW_MS + n}
+    if event_id:
+        event["event_id"] = event_id
+    return json.dumps(event).encode()
+
+
+class Member:
+    """A consumer in this process, on twins."""
+
+    def __init__(
+        self, broker: MemoryBroker, store: MemoryStateStore, max_batch: int = 3, commit_s: float = 0.0
+    ) -> None:
+        metrics = ConsumerMetrics(CollectorRegistry())
+        self.metrics = metrics
+        self.source = MemoryInteractionSource(broker, "interactions")
+        self.publisher = MemoryPublisher(broker)
+        self.partitions = Partitions(self.source, store, 3600.0, 50)
+        self.batches = BatchProcessor(
+            store, self.publisher, lambda: MODEL, EventRules(), Topics("state-updates", "dlq"), 32, metrics,
+            lambda: NOW_MS / 1000 + 60,
+        )  # fmt: skip
+        self.service = ConsumerService(
+            self.source, self.partitions, self.batches, self.publisher, metrics, max_batch, commit_s
+        )
+
+    def turns(self, count: int) -> None:
+        for _ in range(count):
+            self.service.step()
+
+    def commit(self) -> None:
+        with contextlib.suppress(Unavailable):  # as the loop would: the next turn starts again
+            self.service._settle()
+            self.service._commit()
+
+
+def content(store: MemoryStateStore) -> dict[str, tuple[object, ...]]:
+    """States without their tokens, which count writes."""
+
+    def plain(state: UserState) -> tuple[object, ...]:
+        return state.hidden, state.fingerprint, state.last_ts, state.events, state.event_ids, state.recent_items()
+
+    return {user: plain(decode_state(raw)) for user, raw in store.users.items()}
+
+
+def trending(store: MemoryStateStore) -> dict[tuple[str, int], object]:
+    progress = {key: decode_progress(raw) for key, raw in store.progress.items()}
+    return {key: (p.next_offset, p.landmark, p.weights) for key, p in progress.items()}
+
+
+def clean_replay(broker: MemoryBroker) -> MemoryStateStore:
+    store = MemoryStateStore()
+    member = Member(broker, store, max_batch=1000)
+    member.source.assign(range(len(broker.topics["interactions"].partitions)))
+    member.service.run(until_idle=True)
+    return store
+
+
+events = st.lists(
+    st.tuples(
+        st.sampled_from(USERS),
+        st.sampled_from(ITEMS),
+        st.sampled_from([None, None, "e1", "e2", "e3"]),
+        st.sampled_from(["view", "view", "view", "impression"]),
+    ),
+    max_size=40,
+)
+# What happens while the log is read: some turns, then something bad (or nothing).
+chaos = st.lists(
+    st.tuples(
+        st.integers(0, 3), st.sampled_from(["crash", "redis rolls back", "zombie", "redis away", "commit", "hand over"])
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(log=events, happenings=chaos, max_batch=st.integers(1, 7))
+def test_whatever_happens_the_states_equal_those_of_a_clean_replay(log, happenings, max_batch):
+    broker = MemoryBroker(partitions=2)
+    broker.create("interactions")
+    broker.create("state-updates")
+    for n, (user, item, event_id, event_type) in enumerate(log):
+        broker.append("interactions", user.encode(), value(user, item, n, event_id, event_type), timestamp=NOW_MS)
+    store = MemoryStateStore()
+    disk = store.snapshot()
+    commit_s = 1000.0  # commits only where a happening asks for one
+    member = Member(broker, store, max_batch, commit_s)
+    member.source.assign([0, 1])
+    zombies = []
+    for turns, happening in happenings:
+        member.turns(turns)
+        if happening == "commit":
+            member.commit()
+            disk = store.snapshot()
+        elif happening == "redis rolls back":
+            store.restart(disk)
+        elif happening == "redis away":
+            store.available = False
+            member.turns(2)
+            store.available = True
+        elif happening == "hand over":
+            member.source.revoke([0, 1])
+            member = Member(broker, store, max_batch, commit_s)
+            member.source.assign([0, 1])
+        else:
+            if happening == "zombie":
+                zombies.append(member)
+            member = Member(broker, store, max_batch, commit_s)
+            member.source.assign([0, 1])
+    for zombie in zombies:
+        zombie.turns(2)  # an old owner that has not noticed
+    for running in (member, *zombies):
+        running.service.run(until_idle=True)
+    last = Member(broker, store, max_batch, commit_s)  # the next owner finds what those before it left
+    last.source.assign([0, 1])
+    last.service.run(until_idle=True)
+    expected = clean_replay(broker)
+    assert content(store) == content(expected)
+    assert trending(store) == trending(expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sequences=st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=9),
+    cuts=st.lists(st.integers(0, 12), max_size=4),
+)
+def test_the_gru_gives_the_same_bits_in_any_batch_and_any_split(sequences, cuts):
+    together = MODEL.advance(MODEL.start(len(sequences)), sequences)
+    for row, sequence in enumerate(sequences):
+        state = MODEL.start(1)
+        edges = [0, *sorted(min(c, len(sequence)) for c in cuts), len(sequence)]
+        for begin, end in zip(edges, edges[1:], strict=False):
+            state = MODEL.advance(state, [sequence[begin:end]])
+        assert state.tobytes() == together[row].tobytes()
