@@ -37,6 +37,8 @@ class TrainConfig:
     """Share of all updates in which the learning rate rises from zero."""
     final_rate: float = 0.05
     """The learning rate falls linearly to this share of its height."""
+    tune_rate: float = 0.2
+    """Share of the learning rate at which a finished model learns sessions that came later."""
     clip_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it."""
     input_dropout: float = 0.0

@@ -92,14 +92,48 @@ def build_sessions(log: pl.DataFrame, catalogue: Sequence[str], sequence: str = 
     return Sessions(items, starts, rows["ts"].to_numpy()[order][starts[1:] - 1].astype(np.int64))
 
 
+def without_new_items(sessions: Sessions, known: int) -> Sessions:
+    """The sessions without events of items from index ``known`` on; those that have no event left are gone."""
+    kept = sessions.items < known
+    lengths = np.bincount(np.repeat(np.arange(len(sessions)), sessions.lengths)[kept], minlength=len(sessions))
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[lengths > 0])])
+    return Sessions(sessions.items[kept], starts, sessions.ended_at[lengths > 0])
+
+
 def split_newest(sessions: Sessions, share: float) -> tuple[Sessions, Sessions]:
-    """(older, newest): the sessions that ended last, so that they hold about ``share`` of all (input, target) pairs."""
+    """(older, newest): newest are the sessions that ended last, with about ``share`` of the (input, target) pairs."""
     by_end = np.argsort(sessions.ended_at, kind="stable")
     pairs = np.cumsum(np.maximum(sessions.lengths - 1, 0)[by_end])
     newest = np.zeros(len(sessions), bool)
     if len(sessions):
         newest[by_end[pairs > pairs[-1] * (1 - share)]] = True
     return sessions.select(~newest), sessions.select(newest)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A log cut into an older and a newest part, over one catalogue in which the older part's items come first."""
+
+    older: Sessions
+    newest: Sessions
+    catalogue: list[str]
+    known: int
+    """Items that occur in the older part: the first so many of the catalogue, most popular first."""
+
+
+def hold_out(sessions: Sessions, catalogue: Sequence[str], share: float) -> Split:
+    """``split_newest``, with the items numbered anew so that a model of the older part can grow to the whole."""
+    older, newest = split_newest(sessions, share)
+    counts = np.bincount(older.items, minlength=len(catalogue))
+    order = np.argsort(-counts, kind="stable")  # unseen ones, count 0, come last and keep their order
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order), dtype=np.int32)
+
+    def renumbered(part: Sessions) -> Sessions:
+        return Sessions(number[part.items], part.starts, part.ended_at)
+
+    names = [catalogue[i] for i in order]
+    return Split(renumbered(older), renumbered(newest), names, int((counts > 0).sum()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ x_t = E[item_t]    h_t = GRU(x_t, h_{t-1}), h_0 = 0    score_t = E h_t + b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -34,14 +34,20 @@ class Network:
     @classmethod
     def from_weights(cls, weights: Mapping[str, torch.Tensor]) -> Network:
         """Raises ModelDamaged where names or shapes do not fit."""
-        _, width = check_weights(weights)
+        items, width = check_weights(weights)
         network = cls(0, width, torch.Generator())
-        network.embedding = weights["item_embedding"].detach().float().clone()
-        network.bias = weights["item_bias"].detach().float().clone()
-        with torch.no_grad():
-            for name in GRU_NAMES:
-                getattr(network.gru, name).copy_(weights[f"gru.{name}"])
+        network.embedding = torch.empty(items, width)
+        network.bias = torch.empty(items)
+        network.load(weights)
         return network
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take over weights of the same shapes, in place."""
+        with torch.no_grad():
+            self.embedding.copy_(weights["item_embedding"])
+            self.bias.copy_(weights["item_bias"])
+            for name in GRU_NAMES:
+                getattr(self.gru, name).copy_(weights[f"gru.{name}"])
 
     def weights(self) -> Weights:
         """A copy, as published."""
@@ -69,5 +75,22 @@ def check_weights(weights: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     return int(items), int(width)
 
 
-def grow(parent: Mapping[str, torch.Tensor], old_items: int, new_items: Sequence[str] | int, seed: int = 1) -> Weights:
-    raise NotImplementedError
+def grow(parent: Mapping[str, torch.Tensor], new_items: int, seed: int) -> Weights:
+    """The parent's weights with ``new_items`` rows appended: old items keep their indexes and their numbers.
+
+    A new item starts near the mean of the old ones, a tenth of their spread away from it, and with the bias that the
+    tenth least likely of them have: it neither crowds out known items nor is out of reach.
+    """
+    items, width = check_weights(parent)
+    weights = {name: tensor.detach().float().clone() for name, tensor in parent.items()}
+    if not new_items:
+        return weights
+    embedding, bias = weights["item_embedding"], weights["item_bias"]
+    generator = torch.Generator().manual_seed(seed)
+    rows = new_rows(new_items, width, generator)
+    if items > 1:
+        rows = embedding.mean(0) + 0.1 * embedding.std(0) * width**0.5 * rows
+    low = bias.kthvalue(max(1, items // 10)).values if items else torch.zeros(())
+    weights["item_embedding"] = torch.cat([embedding, rows])
+    weights["item_bias"] = torch.cat([bias, low.expand(new_items)])
+    return weights

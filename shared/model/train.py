@@ -19,6 +19,9 @@ from shared.model.network import Network, Weights
 from shared.model.optimizer import RowAdam
 from shared.model.sample import Candidates, NegativeSampler, all_items
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What torch's Adam keeps for each parameter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -28,7 +31,9 @@ class Progress:
     epochs: int
     events: int
     total_events: int
+    epoch_events: int
     seconds: float
+    """Of this epoch, as epoch_events"""
     loss: float
 
 
@@ -73,7 +78,7 @@ class Trainer:
         dropout = torch.Generator().manual_seed(config.seed * 1_000_003 + self.epoch)
         hidden: torch.Tensor | None = None
         loss_sum, events = 0.0, 0
-        progress = Progress(self.epoch + 1, config.epochs, 0, self._total, 0.0, math.nan)
+        progress = Progress(self.epoch + 1, config.epochs, 0, self._total, 0, 0.0, math.nan)
         stream = windows(
             self.sessions, config.batch_events, config.truncate, config.pool_batches, (config.seed, self.epoch)
         )
@@ -84,12 +89,39 @@ class Trainer:
             events += count
             self._done += count
             progress = Progress(
-                self.epoch + 1, config.epochs, self._done, self._total, time.monotonic() - began, loss_sum / events
+                self.epoch + 1,
+                config.epochs,
+                self._done,
+                self._total,
+                events,
+                time.monotonic() - began,
+                loss_sum / events,
             )
             if on_progress:
                 on_progress(progress)
         self.epoch += 1
         return progress
+
+    def state(self) -> TrainerState:
+        """A copy of everything that the next epoch depends on."""
+        tensors = {**self.network.weights()}
+        for name, table in (("embedding", self._embedding), ("bias", self._bias)):
+            tensors.update({f"adam.{name}.{key}": value.clone() for key, value in table.state().items()})
+        for number, parameter in enumerate(self._gru):
+            moments = self._dense.state[parameter]
+            tensors.update({f"adam.gru.{number}.{key}": moments[key].clone() for key in _MOMENTS if key in moments})
+        return TrainerState(tensors, {"epoch": self.epoch, "done": self._done})
+
+    def restore(self, state: TrainerState) -> None:
+        """Go on from ``state``: the rest of training gives the same bits as if it had never stopped."""
+        tensors = state.tensors
+        self.epoch, self._done = int(state.meta["epoch"]), int(state.meta["done"])
+        self.network.load(tensors)
+        for name, table in (("embedding", self._embedding), ("bias", self._bias)):
+            table.load({key: tensors[f"adam.{name}.{key}"] for key in table.state()})
+        for number, parameter in enumerate(self._gru):
+            if f"adam.gru.{number}.step" in tensors:
+                self._dense.state[parameter] = {key: tensors[f"adam.gru.{number}.{key}"].clone() for key in _MOMENTS}
 
     def _rate(self) -> float:
         """The learning rate now: a short rise, then a straight fall."""

@@ -1,0 +1,158 @@
+"""From a log to a model: cut, train, evaluate on the newest sessions, and finish on those as well."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from shared.adapters.checkpoints import Checkpoints
+from shared.core.errors import LogUnreadable
+from shared.model.config import TrainConfig
+from shared.model.dataset import Sessions, build_sessions, catalogue_of, hold_out, without_new_items
+from shared.model.evaluate import Metrics, evaluate, popularity
+from shared.model.fit import Fitted, fit
+from shared.model.network import Weights, grow
+from shared.model.train import Progress
+
+HOLDOUT_PAIRS = 2000
+"""Fewer predictions than that say little: recall of .5 is then known to about .02."""
+HOLDOUT_SHARES = (0.05, 0.2)
+"""The newest share of a log that is held out: at least, and for small logs at most."""
+
+
+class Reporter(Protocol):
+    """How a run tells where it is."""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+
+    def training(self, progress: Progress) -> None:
+        """Called after each update."""
+
+    def ranking(self, done: int, total: int) -> None:
+        """Events ranked so far, of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model that can be published."""
+
+    weights: Weights
+    catalogue: list[str]
+    metrics: dict[str, Any]
+    lineage: dict[str, Any]
+
+
+def sessions_of(log: pl.DataFrame, catalogue: list[str], source: str, sequence: str) -> Sessions:
+    """Raises LogUnreadable where there is nothing to learn from."""
+    sessions = build_sessions(log, catalogue, sequence)
+    if not sessions.pairs:
+        raise LogUnreadable(f"{source}: no session of two events or more: there is no next item to learn")
+    return sessions
+
+
+def advancing(log: pl.DataFrame, ignored: str) -> pl.DataFrame:
+    """Events of the types that advance a state. ignored: comma-separated types."""
+    types = [name.strip() for name in ignored.split(",") if name.strip()]
+    return log.filter(~pl.col("event_type").is_in(types)) if types else log
+
+
+def holdout_share(pairs: int) -> float:
+    """Share of the (input, target) pairs to hold out."""
+    low, high = HOLDOUT_SHARES
+    return min(high, max(low, HOLDOUT_PAIRS / max(1, pairs)))
+
+
+def train_model(
+    log: pl.DataFrame,
+    config: TrainConfig,
+    source: str,
+    report: Reporter,
+    checkpoints: Path,
+    *,
+    resume: bool,
+    sequence: str = "auto",
+    final: str = "tune",
+) -> Trained:
+    """Train on the older sessions, evaluate on the newest, then make the model to publish.
+
+    final: "tune": the evaluated model grows by the newest items and learns the newest sessions in one more epoch;
+    "all": a new model from all sessions; "evaluated": the evaluated model itself. Raises LogUnreadable.
+    """
+    catalogue = catalogue_of(log)
+    everything = sessions_of(log, catalogue, source, sequence)
+    split = hold_out(everything, catalogue, holdout_share(everything.pairs))
+    older = split.older if split.older.pairs else everything
+    known = split.known if split.older.pairs else len(catalogue)
+    began = time.monotonic()
+    report.say(f"training on {older.pairs:,} pairs of {len(older):,} sessions, {known:,} items")
+    fitted = resumable_fit(config, older, known, report, checkpoints, resume)
+    train_s = time.monotonic() - began
+    test = without_new_items(split.newest, known)
+    metrics = measured(fitted.weights, older, test, known, report)
+    weights, names = fitted.weights, split.catalogue[:known]
+    if final == "tune" and split.newest.pairs and split.older.pairs:
+        report.say(f"learning the newest {split.newest.pairs:,} pairs and {len(catalogue) - known:,} new items")
+        weights, names = tune(config, split.newest, fitted.weights, len(catalogue) - known, report), split.catalogue
+    elif final == "all":
+        report.say("training anew on all sessions")
+        weights = resumable_fit(config, everything, len(catalogue), report, checkpoints, resume).weights
+        names = catalogue
+    lineage = {
+        "parent": None,
+        "data": source,
+        "trained_at": int(time.time() * 1000),
+        "events": len(everything.items),
+        "sessions": len(everything),
+        "newest_event": int(everything.ended_at.max()),
+        "train_s": round(train_s, 2),
+        "epochs": fitted.epochs,
+        "final": final,
+        "evaluated_on": "the newest sessions, before they were learnt",
+    }
+    return Trained(weights, names, metrics, lineage)
+
+
+def tune(config: TrainConfig, newest: Sessions, weights: Weights, new_items: int, report: Reporter) -> Weights:
+    """One epoch on sessions that the model has not seen, at a rate that does not undo what it knows."""
+    gentle = replace(config, epochs=1, patience=0, learning_rate=config.learning_rate * config.tune_rate)
+    start = grow(weights, new_items, config.seed)
+    return fit(gentle, newest, len(start["item_embedding"]), start=start, on_progress=report.training).weights
+
+
+def resumable_fit(
+    config: TrainConfig, sessions: Sessions, items: int, report: Reporter, folder: Path, resume: bool
+) -> Fitted:
+    """``fit`` with a checkpoint after each epoch, in a folder of its own for these data and settings."""
+    store = Checkpoints(folder / run_id(config, sessions, items))
+    state = store.last() if resume else None
+    if resume:
+        report.say(
+            f"going on after epoch {state.meta['epoch']}" if state else "no checkpoint of this run: from the start"
+        )
+    return fit(config, sessions, items, resume=state, on_progress=report.training, on_epoch=store.save)
+
+
+def run_id(config: TrainConfig, sessions: Sessions, items: int) -> str:
+    """Same data and settings, same id."""
+    digest = hashlib.sha256(json.dumps([config.to_json(), items], sort_keys=True).encode())
+    digest.update(sessions.items.tobytes())
+    digest.update(sessions.starts.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def measured(weights: Weights, train: Sessions | None, test: Sessions, items: int, report: Reporter) -> dict[str, Any]:
+    """Metrics of the model, and of popularity where the training sessions are there."""
+    began = time.monotonic()
+    found = asdict(evaluate(weights, test, report.ranking))
+    found["eval_s"] = round(time.monotonic() - began, 2)
+    if train is not None:
+        base: Metrics = popularity(train, test, items)
+        found |= {"popularity_recall20": base.recall20, "popularity_mrr20": base.mrr20}
+    return found
