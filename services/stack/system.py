@@ -21,6 +21,8 @@ from services.stack.redis_server import find_redis_server, redis_command
 from services.stack.settings import StackSettings
 from services.stack.signals import Signals
 from services.stack.supervisor import Child, Supervisor, ended
+from shared.adapters.embedded import recognise
+from shared.adapters.settings import KafkaSettings
 from shared.core.errors import DriftwoodError
 
 _PROBE_S = 0.05  # between two looks at something that is starting
@@ -71,6 +73,7 @@ class System:
         environment = service_environment(self._environment, self._addresses, self._settings)
         if self._settings.kafka_bootstrap_servers:
             self._create_topics(environment)
+            environment["KAFKA_API_VERSION"] = recognise(KafkaSettings()).kafka_api_version
         children = {service.name: self._start_service(service, environment) for service in SERVICES}
         for service in SERVICES:
             probe = self._probe(service)

@@ -6,18 +6,27 @@ python -m services.stack.topics
 from __future__ import annotations
 
 import sys
+import time
 
-from shared.adapters.kafka import ensure_topics
+from shared.adapters.embedded import recognise
+from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.settings import KafkaSettings
-from shared.core.errors import DriftwoodError
+from shared.core.errors import Unavailable
+
+_RETRY_S = 1.0
 
 
 def main() -> None:
-    """Exits 1 with one line when the broker cannot be reached or refuses."""
-    try:
-        ensure_topics(KafkaSettings())
-    except DriftwoodError as error:
-        sys.exit(str(error))
+    """Try until the broker answers: the stack, which starts this, has the deadline."""
+    while True:
+        try:
+            made = ensure_topics(recognise(KafkaSettings()))
+        except Unavailable as error:
+            print(f"{error}; trying again", file=sys.stderr, flush=True)
+            time.sleep(_RETRY_S)
+        else:
+            print(f"made: {', '.join(made) or 'none, all are there'}")
+            return
 
 
 if __name__ == "__main__":

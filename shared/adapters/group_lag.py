@@ -1,0 +1,43 @@
+"""How far a consumer group has come, seen from outside the group."""
+
+from __future__ import annotations
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+
+from shared.adapters.kafka_client import client_config, unavailable
+from shared.adapters.settings import KafkaSettings
+
+
+class GroupLag:
+    """Committed offsets of a group on a topic. It never joins the group. Not for use by several threads."""
+
+    def __init__(self, settings: KafkaSettings, group: str, topic: str) -> None:
+        self._settings = settings
+        self._topic = topic
+        try:
+            self._consumer = KafkaConsumer(
+                group_id=group,
+                enable_auto_commit=False,
+                allow_auto_create_topics=bool(settings.kafka_api_version),
+                **client_config(settings),
+            )
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(settings, error) from error
+
+    def lag(self) -> int:
+        """Records of all partitions that the group has not committed yet. Raises Unavailable."""
+        try:
+            numbers = self._consumer.partitions_for_topic(self._topic) or ()
+            partitions = [TopicPartition(self._topic, number) for number in numbers]
+            ends = self._consumer.end_offsets(partitions)
+            # A group that has committed nothing begins at the start of what the broker still keeps.
+            firsts = self._consumer.beginning_offsets(partitions)
+            done = {tp: self._consumer.committed(tp) for tp in partitions}
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unavailable(self._settings, error) from error
+        return sum(max(0, ends[tp] - (firsts[tp] if done[tp] is None else int(done[tp]))) for tp in partitions)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close(autocommit=False)
