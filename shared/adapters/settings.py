@@ -92,6 +92,8 @@ class RecommenderSettings(_Settings):
     http_api_keys: SecretStr = Field(SecretStr(""), description="comma-separated; empty: no key needed")
     http_max_body_bytes: int = Field(4 << 20, ge=1024)
     rank_max_batch: int = Field(32, ge=1, description="requests ranked together, at most")
+    rank_deadline_ms: int = Field(1000, ge=10, description="a ranking that takes longer is refused with 503")
+    http_kafka_timeout_ms: int = Field(5000, ge=10, description="interactions not acknowledged by then get 503")
     rank_cache_users: int = Field(100_000, ge=0, description="rankings kept in memory")
     emit_topic: bool = Field(True, description="publish rankings to the recommendations topic")
     emit_k: int = Field(20, ge=1, le=1000)

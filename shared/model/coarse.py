@@ -67,9 +67,11 @@ class Catalogue:
 
         hidden: (B, D) float32 -> (B,) float64. The last rounding adds up to ``precision.unit`` of the score.
         """
-        norm = hidden.double().norm(dim=1)
-        lost = (hidden.double() - hidden.to(self.precision.dtype).double()).norm(dim=1)
-        return norm * (self._lost + self._summing * self._norm) + lost * self._norm + self._bias_lost
+        exact = hidden.double()
+        norm = torch.linalg.vector_norm(exact, dim=1)
+        lost = torch.linalg.vector_norm(exact - hidden.to(self.precision.dtype).double(), dim=1)
+        bound: torch.Tensor = norm * (self._lost + self._summing * self._norm) + lost * self._norm + self._bias_lost
+        return bound
 
 
 def _largest_norm(rows: torch.Tensor) -> float:
@@ -83,7 +85,8 @@ def _multiply(items: torch.Tensor, bias: torch.Tensor) -> Multiply:
             return packed
 
     def multiply(hidden: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(linear(hidden.to(items.dtype), items, bias))
+        scores: torch.Tensor = linear(hidden.to(items.dtype), items, bias)
+        return scores
 
     return multiply
 

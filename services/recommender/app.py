@@ -1,0 +1,158 @@
+"""The HTTP interface, put together from parts that are given."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from services.recommender.docs_page import DOCS_PAGE
+from services.recommender.forget import Forgetter
+from services.recommender.gateway import Gateway
+from services.recommender.metrics import RecommenderMetrics
+from services.recommender.models_view import describe_models
+from services.recommender.openapi import DESCRIPTIONS, complete
+from services.recommender.outbox import Outbox, OutRecord
+from services.recommender.params import USERS, Refused, events_of, user_of
+from services.recommender.ranker import Ranker
+from services.recommender.readiness import Readiness
+from services.recommender.recommendations import Recommendations
+from services.recommender.responses import Reply, error_reply, failure_reply, json_reply
+from shared.core.errors import DriftwoodError
+from shared.core.events import EventRules
+from shared.core.registry_port import ModelRegistry
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the interface needs, ready to use."""
+
+    ranker: Ranker
+    recommendations: Recommendations
+    outbox: Outbox
+    forgetter: Forgetter
+    registry: ModelRegistry
+    model_problem: Callable[[], str | None]
+    readiness: Readiness
+    rules: EventRules
+    interactions_topic: str
+    metrics: RecommenderMetrics
+    api_keys: tuple[str, ...] = ()
+    max_body: int = 4 << 20
+
+
+def build_app(parts: Parts) -> Gateway:
+    """The whole ASGI application."""
+    api = FastAPI(title="Driftwood", docs_url=None, redoc_url=None, description=DESCRIPTIONS["driftwood"])
+    _add_rankings(api, parts)
+    _add_interactions(api, parts)
+    _add_forget(api, parts)
+    _add_models(api, parts)
+    _add_health(api, parts)
+    _add_pages(api)
+    _add_failures(api)
+    complete(api, bool(parts.api_keys))
+    return Gateway(api, parts.recommendations, parts.api_keys, parts.max_body, parts.metrics)
+
+
+def _response(reply: Reply) -> Response:
+    response = Response(status_code=reply.status)
+    response.body = reply.body
+    response.raw_headers = reply.raw_headers() if reply.status != 204 else []
+    return response
+
+
+def _raw_user(request: Request, suffix: int = 0) -> bytes:
+    path: bytes = request.scope["raw_path"]
+    return path[len(USERS) : len(path) - suffix]
+
+
+def _add_rankings(api: FastAPI, parts: Parts) -> None:
+    # Described here, answered by the gateway before it comes this far.
+    @api.get("/v1/users/{user_id:path}/recommendations", name="recommendations")
+    async def for_user(request: Request) -> Response:
+        raw_user = _raw_user(request, len(b"/recommendations"))
+        return _response(await parts.recommendations.for_user(raw_user, request.scope["query_string"]))
+
+    @api.post("/v1/recommendations", name="session")
+    async def for_session(request: Request) -> Response:
+        return _response(await parts.recommendations.for_session(await request.body()))
+
+
+def _add_interactions(api: FastAPI, parts: Parts) -> None:
+    @api.post("/v1/interactions", name="interactions")
+    async def accept(request: Request) -> Response:
+        try:
+            events = events_of(await request.body(), int(time.time() * 1000), parts.rules)
+            await parts.outbox.publish([OutRecord(parts.interactions_topic, u.encode(), v) for u, v in events])
+        except (Refused, DriftwoodError) as error:
+            return _response(failure_reply(error))
+        parts.metrics.accepted.inc(len(events))
+        return _response(json_reply(202, {"accepted": len(events)}))
+
+
+def _add_forget(api: FastAPI, parts: Parts) -> None:
+    @api.delete("/v1/users/{user_id:path}", name="forget")
+    async def forget(request: Request) -> Response:
+        try:
+            user_id = user_of(_raw_user(request))
+            told, update_partitions = await asyncio.to_thread(parts.forgetter.empty_state, user_id)
+            parts.ranker.forget(user_id)
+            await parts.forgetter.tell(told, update_partitions)
+        except (Refused, DriftwoodError) as error:
+            return _response(failure_reply(error))
+        return _response(Reply(204))
+
+
+def _add_models(api: FastAPI, parts: Parts) -> None:
+    @api.get("/v1/models", name="models")
+    async def models() -> Response:
+        try:
+            view = await asyncio.to_thread(describe_models, parts.registry, parts.ranker.serving, parts.model_problem)
+        except DriftwoodError as error:
+            return _response(failure_reply(error))
+        return _response(json_reply(200, view))
+
+
+def _add_health(api: FastAPI, parts: Parts) -> None:
+    @api.get("/healthz", name="healthz")
+    async def alive() -> Response:
+        return _response(json_reply(200, {"status": "alive"}))
+
+    @api.get("/readyz", name="readyz")
+    async def ready() -> Response:
+        fine, details = await asyncio.to_thread(parts.readiness)
+        return _response(json_reply(200 if fine else 503, {"ready": fine, **details}))
+
+    @api.get("/metrics", name="metrics")
+    async def metrics() -> Response:
+        text = await asyncio.to_thread(generate_latest, parts.metrics.registry)
+        return _response(Reply(200, text, CONTENT_TYPE_LATEST.encode()))
+
+
+def _add_pages(api: FastAPI) -> None:
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(DOCS_PAGE)
+
+    @api.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+
+def _add_failures(api: FastAPI) -> None:
+    @api.exception_handler(HTTPException)
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _response(error_reply(error.status_code, f"{error.detail}: {request.method} {request.url.path}"))
+
+    @api.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        return Response(msgspec.json.encode({"error": "internal error, see the log"}), 500, None, "application/json")

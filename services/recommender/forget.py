@@ -1,0 +1,127 @@
+"""Forgetting a user: the state goes, and no event published before can bring it back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from services.recommender.outbox import Outbox, OutRecord
+from services.recommender.topics import Topics
+from shared.core.errors import StateDamaged, Unavailable
+from shared.core.ports import StateStore, StateWrite
+from shared.core.progress import Progress, decode_progress
+from shared.core.ranking import Forget, StateUpdate, encode_update
+from shared.core.state import UserState, decode_state, encode_state, token_of
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 50
+"""A write is refused only when another's took place."""
+
+_MAX_ENTRIES = 255
+"""Partitions that a state can name: one byte counts them."""
+
+
+@dataclass(frozen=True)
+class TopicNames:
+    """The topics that take part."""
+
+    interactions: str
+    recommendations: str
+    state_updates: str
+    forgets: str
+
+
+class Forgetter:
+    """Forgets users; see ``forget``."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        topics: Topics,
+        outbox: Outbox,
+        names: TopicNames,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._topics = topics
+        self._outbox = outbox
+        self._names = names
+        self._clock = clock
+
+    def empty_state(self, user_id: str) -> tuple[Forget, list[int]]:
+        """Steps 1 and 2, blocking: (what to tell others, partitions of the state-updates topic).
+
+        1. Note where each partition of the interactions ends: all that was published so far lies below.
+        2. Put an empty state in the place of the user's, to which everything below has already been applied. A
+           consumer at work on the old state fails to write it, reads the empty one and skips those events.
+
+        Raises Unavailable, TopicMissing.
+        """
+        life, partitions = self._topics.describe(self._names.interactions)
+        ends = self._topics.end_offsets(self._names.interactions)
+        stored = self._store.read_progress(self._names.interactions, partitions)
+        incarnations = {
+            number: _incarnation(value, life, ends.get(number, 0))
+            for number, value in zip(partitions, stored, strict=True)
+        }
+        _, update_partitions = self._topics.describe(self._names.state_updates)
+        forget = Forget(user_id, int(self._clock() * 1000), ends)
+        for _ in range(_ATTEMPTS):
+            value = self._store.read([user_id])[0]
+            state = _emptied(value, incarnations, ends)
+            if self._store.write([StateWrite(user_id, token_of(value), encode_state(state))])[0]:
+                return forget, update_partitions
+        raise Unavailable(f"the state store refused to replace a state {_ATTEMPTS} times in a row")
+
+    async def tell(self, forget: Forget, update_partitions: list[int]) -> None:
+        """Step 3: tell the retrainer, remove the published ranking, and have every emitter look again.
+
+        The update goes to all partitions, for an emitter at work on the old state may still publish its ranking:
+        it meets the update afterwards, reads the empty state and removes the ranking. Raises Unavailable.
+        """
+        key = forget.user_id.encode()
+        update = encode_update(StateUpdate([forget.user_id], forgotten=True, written_at=forget.requested_at))
+        await self._outbox.publish(
+            [
+                OutRecord(self._names.forgets, key, msgspec.json.encode(forget)),
+                OutRecord(self._names.recommendations, key, None),
+                *(OutRecord(self._names.state_updates, key, update, number) for number in update_partitions),
+            ]
+        )
+
+
+def _incarnation(value: bytes | None, life: str, end: int) -> int:
+    """What the consumer calls, or will call, the present life of a partition."""
+    progress = Progress(life, 0, 0, 0, [])
+    if value is not None:
+        try:
+            stored = decode_progress(value)
+        except StateDamaged as error:
+            log.error("the stored progress of a partition cannot be read: %s", error)
+        else:
+            if stored.incarnation == life:
+                generation = stored.generation + (stored.next_offset > end)
+                progress = Progress(life, generation, 0, 0, [])
+    return progress.incarnation_id()
+
+
+def _emptied(value: bytes | None, incarnations: Mapping[int, int], ends: Mapping[int, int]) -> UserState:
+    try:
+        state = decode_state(value)
+    except StateDamaged:
+        state = UserState(token=token_of(value))
+    state.forget()
+    # Where there are more partitions than a state can name, the user's own come first.
+    for number in sorted(incarnations, key=lambda n: n not in state.applied):
+        if number in state.applied or len(state.applied) < _MAX_ENTRIES:
+            incarnation, end = incarnations[number], ends.get(number, 0)
+            held = state.applied.get(number)
+            if held is not None and held[0] == incarnation:
+                end = max(end, held[1])
+            state.mark_applied(number, incarnation, end)
+    return state

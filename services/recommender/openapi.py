@@ -1,0 +1,110 @@
+"""The OpenAPI description: what the routes themselves cannot tell, for they read bytes and answer bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from services.recommender.params import DEFAULT_K, MAX_EVENTS, MAX_ITEMS, MAX_K, SessionRequest
+from services.recommender.responses import ErrorBody
+from shared.core.events import Interaction
+from shared.core.ranking import Ranking
+
+DESCRIPTIONS = {
+    "driftwood": "Next-item recommendations that follow each user's last action.",
+    "recommendations": "The items that this user most likely acts on next. A user of whom nothing is known gets what"
+    " is trending; so does everybody while there is no model.",
+    "session": f"The same for an anonymous session of up to {MAX_ITEMS} items, oldest first. Nothing is stored.",
+    "interactions": f"Take over one interaction, or a list of up to {MAX_EVENTS}: all or none. Answered when Kafka has"
+    " acknowledged all. After a 503 some may have been written: with an event_id, sending them again is safe.",
+    "forget": "Forget the user: state and ranking now, the log of sessions before the next training.",
+    "models": "The model in service, those that wait, their metrics and where they come from.",
+    "healthz": "Whether the process is alive.",
+    "readyz": "Whether Redis and Kafka can be reached, and which model is in use. 503 where one cannot.",
+    "metrics": "For Prometheus.",
+}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+_USER = {
+    "name": "user_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "1 to 256 bytes",
+}
+_INVALID = {"description": "Names each field at fault", **_json(_ref("ErrorBody"))}
+_AWAY = {"description": "Redis or Kafka cannot be reached; see Retry-After", **_json(_ref("ErrorBody"))}
+_RANKING = {"description": "A ranking, best first", **_json(_ref("Ranking"))}
+
+_OPERATIONS: dict[str, dict[str, Any]] = {
+    "recommendations": {
+        "parameters": [
+            _USER,
+            _query("k", {"type": "integer", "minimum": 1, "maximum": MAX_K, "default": DEFAULT_K}, "how many"),
+            _query("exclude", {"type": "string"}, "item ids to leave out, comma-separated; may be given repeatedly"),
+            _query("exclude_seen", {"type": "boolean", "default": False}, "leave out the user's recent items"),
+        ],
+        "responses": {"200": _RANKING, "422": _INVALID, "503": _AWAY},
+    },
+    "session": {
+        "requestBody": {"required": True, **_json(_ref("SessionRequest"))},
+        "responses": {"200": _RANKING, "422": _INVALID, "503": _AWAY},
+    },
+    "interactions": {
+        "requestBody": {
+            "required": True,
+            **_json({"anyOf": [_ref("Interaction"), {"type": "array", "items": _ref("Interaction")}]}),
+        },
+        "responses": {
+            "202": {"description": "All are in Kafka"},
+            "413": {"description": "The body is too large"},
+            "422": _INVALID,
+            "503": _AWAY,
+        },
+    },
+    "forget": {
+        "parameters": [_USER],
+        "responses": {"204": {"description": "Forgotten"}, "422": _INVALID, "503": _AWAY},
+    },
+    "models": {"responses": {"200": {"description": "Versions"}, "503": _AWAY}},
+    "healthz": {"responses": {"200": {"description": "Alive"}}},
+    "readyz": {"responses": {"200": {"description": "Ready"}, "503": {"description": "Not ready, and why"}}},
+    "metrics": {"responses": {"200": {"description": "Text format"}}},
+}
+
+
+def complete(api: FastAPI, keys_needed: bool) -> None:
+    """Make the application's description say what its routes take and answer."""
+    _, components = msgspec.json.schema_components(
+        (Ranking, Interaction, SessionRequest, ErrorBody), ref_template="#/components/schemas/{name}"
+    )
+    generate = api.openapi
+
+    def described() -> dict[str, Any]:
+        schema = generate()
+        schema.setdefault("components", {})["schemas"] = components
+        if keys_needed:
+            key = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+            schema["components"]["securitySchemes"] = {"key": key}
+            schema["security"] = [{"key": []}]
+        for path in schema["paths"].values():
+            for operation in path.values():
+                name = operation["summary"].lower()
+                operation.update(_OPERATIONS.get(name, {}), description=DESCRIPTIONS.get(name, ""))
+        return schema
+
+    api.openapi = described  # type: ignore[method-assign]
