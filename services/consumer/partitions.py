@@ -109,8 +109,9 @@ class Partitions:
         return bool(self.owned) and self._store.server_id() != self._server
 
     def topic_changed(self) -> bool:
-        """Whether the topic behind our offsets was made anew."""
-        return bool(self.owned) and next(iter(self._source.incarnations([0]).values())) != self._life
+        """Whether the topic behind our offsets was made anew. Raises TopicMissing, Unavailable."""
+        lives = self._source.incarnations(list(self.owned))
+        return any(life != self._life for life in lives.values())
 
     def restart(self) -> None:
         """Take all owned partitions over again, after the store or the topic changed under us."""

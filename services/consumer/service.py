@@ -134,6 +134,9 @@ class ConsumerService:
     def _commit(self) -> None:
         self._committed_at = time.monotonic()
         self._publisher.flush(_FLUSH_S)
+        # kafka-python waits in silence for a broker or a topic that is not there: so ask.
+        if self._partitions.topic_changed():
+            raise TopicRecreated(f"topic {self._source.topic} was deleted and made again")
         if self._partitions.server_changed():
             log.warning("Redis was restarted: reading again from the progress that it holds")
             self._rewind = "redis"
