@@ -1,0 +1,207 @@
+"""The demo from start to end: collect, train while the stream goes on, serve from the model, sum up."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from services.simulator.demo.client import RankingClient
+from services.simulator.demo.measure import Board, Hits
+from services.simulator.demo.processes import DemoFailed, Stack, Training
+from services.simulator.demo.settings import DemoSettings
+from services.simulator.demo.sources import Source
+from services.simulator.demo.streamer import Freshness, Streamer
+from services.simulator.demo.summary import curl_lines, summary
+from services.simulator.demo.view import View
+from services.simulator.keep_up import keep_up
+from shared.adapters.embedded import recognise
+from shared.adapters.kafka import KafkaPublisher
+from shared.adapters.kafka_reader import OffsetReader
+from shared.adapters.settings import KafkaSettings
+
+_TICK_S = 0.25
+_LEAST_MEASURED_S = 15.0  # with the model live, however long the training took
+_SWAP_S = 30.0
+_TRAINING_LIMIT_S = 600.0
+_TOPIC_EVERY_S = 1.0
+
+
+class Stopped(Exception):
+    """Somebody asked the demo to stop."""
+
+
+class Demo:
+    """One run in a folder of its own. ``run`` returns when the demo is over; ``close`` ends all that it started."""
+
+    def __init__(self, source: Source, settings: DemoSettings, folder: Path, console: Console) -> None:
+        plan = source.plan
+        self._source, self._settings, self._folder, self._console = source, settings, folder, console
+        self._history = settings.demo_history or plan.history
+        self._seconds = settings.demo_seconds or plan.seconds
+        self._stop = threading.Event()
+        self._board = Board()
+        self._began = time.monotonic()
+        self._view = View(console, self._board, lambda: self._seconds)
+        self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+        self._environment |= {"STACK_DIR": str(folder / "stack"), "MODEL_URI": str(folder / "models")}
+        self._stack: Stack | None = None
+        self._training: Training | None = None
+        self._workers: list[Streamer | Freshness] = []
+        self._closing: list[Any] = []
+        self._offsets: OffsetReader | None = None
+        self._topic_at, self._topic_ends = 0.0, 0
+        self._kafka = KafkaSettings()
+        self._http = ""
+
+    def ask_to_stop(self) -> None:
+        """For signal handlers."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Raises DemoFailed, Stopped, Unavailable or LogUnreadable."""
+        self._view.say(f"Driftwood demo on {self._source.title}")
+        streamer = self._start()
+        with self._view:
+            self._collect(streamer)
+            trained = self._train(streamer)
+            self._measure(streamer)
+        for line in summary(self._board, trained, time.monotonic() - self._began):
+            self._view.say(line)
+        for line in curl_lines(self._http, self._board.sample_user):
+            self._view.say(line)
+        if not self._settings.demo_keep:
+            self._view.say("\nThis system stops now. `make stack` keeps one running, `make demo DEMO_KEEP=1` this one.")
+        if self._settings.demo_keep:
+            self._keep()
+
+    def close(self) -> None:
+        """End the threads, the training and the stack; leaves no process behind."""
+        for worker in self._workers:
+            worker.halt.set()
+        for worker in self._workers:
+            worker.join(10.0)
+        if self._training is not None:
+            self._training.stop()
+        for part in self._closing:
+            part.close()
+        if self._stack is not None:
+            self._view.say("stopping")
+            self._stack.stop()
+
+    def _start(self) -> Streamer:
+        self._stack = Stack(self._environment, self._heard)
+        ready = self._stack.ready(self._check_stop)
+        self._http = ready["http"]
+        self._kafka = recognise(KafkaSettings(kafka_bootstrap_servers=ready["kafka"]))
+        self._view.say(f"the system is up: {self._http} (try /docs)")
+        publisher = KafkaPublisher(self._kafka)
+        limiter = keep_up(self._kafka, None)
+        self._offsets = OffsetReader(self._kafka)
+        self._closing += [publisher, limiter, self._offsets]
+        freshness = Freshness(self._board, RankingClient(self._http))
+        topic = self._kafka.topic_interactions
+        streamer = Streamer(self._source, publisher, topic, RankingClient(self._http), freshness, limiter)
+        streamer.rate = self._source.plan.history_rate
+        streamer.asking = streamer.rate <= _ASKING_RATE
+        self._workers = [streamer, freshness]
+        for worker in self._workers:
+            worker.start()
+        return streamer
+
+    def _heard(self, line: str) -> None:
+        """The stack's progress while it starts; later only what it says of accidents."""
+        if self._http and self._console.is_terminal:
+            self._board.notices.append(line)
+        else:
+            self._view.say(line)
+
+    def _collect(self, streamer: Streamer) -> None:
+        self._view.phase = "1/3 streaming the first part"
+        while self._board.events.count < self._history and not self._board.exhausted:
+            self._view.detail = f"{self._board.events.count:,} of {self._history:,}"
+            self._tick()
+
+    def _train(self, streamer: Streamer) -> dict[str, Any]:
+        table = streamer.history_table()
+        streamer.rate = self._settings.demo_rate
+        streamer.asking = True
+        self._board.hits = Hits()
+        data = self._folder / "history.parquet"
+        table.write_parquet(data)
+        self._view.phase = "2/3 training on them, while the stream goes on"
+        self._view.say(f"training the first model on {table.height:,} events")
+        flags = [*self._source.plan.train_flags, "--seed", str(self._settings.demo_seed)]
+        flags += ["--checkpoints", str(self._folder / "checkpoints")]
+        self._training = Training(str(data), self._environment["MODEL_URI"], flags, self._environment)
+        while (result := self._training.result()) is None:
+            if time.monotonic() - self._training.began > _TRAINING_LIMIT_S:
+                raise DemoFailed(f"the training takes over {_TRAINING_LIMIT_S:.0f} s: {self._training.last_words}")
+            self._view.detail = self._training.last_words
+            self._tick()
+        self._view.say(
+            f"version {result['version']} after {time.monotonic() - self._training.began:.0f} s: on held-out sessions "
+            f"Recall@20 {result['recall20']:.3f}, popularity {result['popularity_recall20']:.3f}"
+        )
+        self._view.detail = "waiting for the services to take it over"
+        deadline = time.monotonic() + _SWAP_S
+        while self._board.model_version != result["version"]:
+            if time.monotonic() > deadline:
+                raise DemoFailed(
+                    f"version {result['version']} is published, but no ranking came from it in {_SWAP_S:.0f} s"
+                )
+            if self._board.exhausted:
+                raise DemoFailed("the log ended before the model was live: a longer one, or a smaller DEMO_HISTORY")
+            self._tick()
+        return result
+
+    def _measure(self, streamer: Streamer) -> None:
+        self._board.hits = Hits()
+        self._view.phase, self._view.detail = "3/3 serving from the model", ""
+        self._seconds = max(self._seconds, time.monotonic() - self._began + _LEAST_MEASURED_S)
+        while time.monotonic() - self._began < self._seconds and not self._board.exhausted:
+            self._tick()
+
+    def _tick(self) -> None:
+        """Show, count the topic's rankings, and look whether all parts are well."""
+        self._check_stop()
+        assert self._stack is not None
+        self._stack.check()
+        if self._board.failure is not None:
+            raise DemoFailed(f"the stream broke: {self._board.failure}") from self._board.failure
+        self._count_topic()
+        self._view.show()
+        self._stop.wait(_TICK_S)
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _count_topic(self) -> None:
+        assert self._offsets is not None
+        if time.monotonic() < self._topic_at:
+            return
+        self._topic_at = time.monotonic() + _TOPIC_EVERY_S
+        end = sum(self._offsets.end_offsets(self._kafka.topic_recommendations).values())
+        if self._topic_ends:
+            self._board.topic_rankings.add(max(0, end - self._topic_ends))
+        self._topic_ends = end
+
+    def _keep(self) -> None:
+        self._view.say("\nStreaming on until Ctrl-C.")
+        try:
+            with self._view:
+                while True:
+                    self._tick()
+        except Stopped:
+            return
+
+
+_ASKING_RATE = 1000.0
+"""Above so many events a second there is no time to ask for rankings in between."""
+# The demo has its own registry and folder, and calls its own address without a key.
+_NOT_PASSED_ON = ("MODEL_URI", "SESSION_LOG_URI", "STACK_DIR", "HTTP_API_KEYS")

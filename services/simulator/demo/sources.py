@@ -1,0 +1,72 @@
+"""Where the demo's interactions come from: simulated shoppers, or a real log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.simulator.replay import interactions
+from services.simulator.shoppers import Shoppers
+from shared.adapters.interaction_logs import load_log
+from shared.core.errors import LogUnreadable
+from shared.core.events import Interaction
+
+_LEAST_EVENTS = 2_000
+_LARGEST_SHARE = 0.6  # of a small log goes into training, so that something remains to stream
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a source is streamed: ``history`` events at ``history_rate`` a second to train on, then the rest."""
+
+    history: int
+    history_rate: float
+    seconds: float
+    train_flags: tuple[str, ...]
+
+
+class Source(Protocol):
+    """A stream of interactions and how to show it."""
+
+    plan: Plan
+    title: str
+
+    def next(self) -> Interaction | None:
+        """The next one; None at the end."""
+
+
+class ShopperSource:
+    """Simulated shoppers, who act now. Event ids are new in each run, in case the broker and Redis are not."""
+
+    def __init__(self, seed: int) -> None:
+        self.plan = Plan(16_000, 800.0, 90.0, ("--epochs", "10", "--width", "64"))
+        self.title = "simulated shoppers"
+        self._shoppers = Shoppers(seed=seed)
+        self._run = f"{time.time_ns() // 1_000_000:x}"
+        self._count = 0
+
+    def next(self) -> Interaction | None:
+        """Never None: they shop for ever."""
+        action = self._shoppers.next()
+        self._count += 1
+        now = time.time_ns() // 1_000_000
+        event_id = f"{self._run}-{self._count:x}"
+        return Interaction(action.user_id, action.item_id, action.event_type, now, event_id, action.session_id)
+
+
+class LogSource:
+    """A log in time order, with its own times. Raises LogUnreadable."""
+
+    def __init__(self, path: str) -> None:
+        log = load_log(path)
+        if log.events.height < _LEAST_EVENTS:
+            raise LogUnreadable(f"{path}: {log.events.height:,} events are too few for the demo; {_LEAST_EVENTS:,} do")
+        history = min(120_000, int(log.events.height * _LARGEST_SHARE))
+        self.plan = Plan(history, 8_000.0, 150.0, ("--epochs", "3"))
+        self.title = f"{path} ({log.events.height:,} events)"
+        self._events = interactions(log.events.with_row_index("row"))
+
+    def next(self) -> Interaction | None:
+        """The next row of the log."""
+        return next(self._events, None)

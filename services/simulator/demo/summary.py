@@ -1,0 +1,61 @@
+"""The last words of the demo: what was measured, and the command that asks for a ranking, with its answer."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Any
+
+from services.simulator.demo.client import RankingClient, path_of
+from services.simulator.demo.measure import Board, Shares
+from services.simulator.demo.view import freshness_text, per_cent
+from shared.core.errors import Unavailable
+
+_ANSWER_S = 10.0
+
+
+def summary(board: Board, trained: dict[str, Any], seconds: float) -> list[str]:
+    """Lines for people. ``trained``: the result of the training command."""
+    total = board.hits.total
+    lines = [
+        "",
+        f"Summary: {board.events.count:,} events streamed in {seconds:.0f} s",
+        f"  first model   trained on {trained['events']:,} events of {trained['items']:,} items, swapped in live",
+        f"  freshness     {freshness_text(board.freshness_ms)}, from publishing an event to a ranking that knows it "
+        f"({len(board.freshness_ms):,} probes)",
+        f"  next action in the top 20, of {total.actions:,} actions since the model is live:",
+        f"    the ranking held for the user   {per_cent(total.held_share)}",
+        f"    trending                        {per_cent(total.trending_share)}{_comparison(total)}",
+    ]
+    if board.unanswered or board.unseen:
+        lines.append(f"  {board.unanswered:,} requests unanswered, {board.unseen:,} events not seen within 5 s")
+    return lines
+
+
+def _comparison(total: Shares) -> str:
+    if not total.trending:
+        return ""
+    return f"   (the ranking: {total.held_share / total.trending_share:.1f} times that)"
+
+
+def curl_lines(http: str, user_id: str) -> list[str]:
+    """The exact command for a user who was just active, and the answer that it gives now."""
+    path = path_of(user_id, 5)
+    return ["", "Ask for a user's recommendations:", f"  $ curl -s '{http}{path}'", f"  {_answer(http, path)}"]
+
+
+def _answer(http: str, path: str) -> str:
+    """Of curl itself, or where there is none of our own client."""
+    if shutil.which("curl"):
+        command = ["curl", "-s", f"{http}{path}"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S).stdout.strip()
+        except subprocess.TimeoutExpired:
+            return f"no answer within {_ANSWER_S:.0f} s"
+    client = RankingClient(http)
+    try:
+        return client.raw(path).decode()
+    except Unavailable as error:
+        return str(error)
+    finally:
+        client.close()
