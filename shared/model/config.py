@@ -45,6 +45,8 @@ class TrainConfig:
     """Share of the input embedding's numbers zeroed in training; nothing remains of it in the weights."""
     hidden_dropout: float = 0.0
     """The same for hidden states on their way to the scores; the recurrence itself is never thinned."""
+    matmul: str = "auto"
+    """Of the loss: fp32, bf16, or auto: bf16 where the CPU has tiles for it (AMX), which costs no accuracy."""
     patience: int = 0
     """Stop after so many epochs without a better validation MRR; 0: train all epochs."""
     pool_batches: int = 64
@@ -58,6 +60,8 @@ class TrainConfig:
         _check("negatives", self.negatives, 0, 1 << 20)
         _check("popularity_power", self.popularity_power, 0, 1)
         _check("learning_rate", self.learning_rate, 1e-9, 10)
+        if self.matmul not in ("auto", "fp32", "bf16"):
+            raise SettingsInvalid(f"matmul is {self.matmul!r}, must be auto, fp32 or bf16")
         _check("input_dropout", self.input_dropout, 0, 0.99)
         _check("hidden_dropout", self.hidden_dropout, 0, 0.99)
 

@@ -22,17 +22,19 @@ class RowAdam:
 
     def step(self, rows: torch.Tensor, gradient: torch.Tensor, rate: float) -> None:
         """rows (R,) distinct indexes; gradient (R, ...)."""
-        updates = self.updates[rows] + 1
-        self.updates[rows] = updates
-        mean = self.mean[rows].lerp_(gradient, 1 - BETA1)
-        square = self.square[rows].mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        self.mean[rows] = mean
-        self.square[rows] = square
+        updates = self.updates.index_select(0, rows).add_(1)
+        mean = self.mean.index_select(0, rows).lerp_(gradient, 1 - BETA1)
+        square = self.square.index_select(0, rows).mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        self.updates.index_copy_(0, rows, updates)
+        self.mean.index_copy_(0, rows, mean)
+        self.square.index_copy_(0, rows, square)
         shape = (-1,) + (1,) * (gradient.dim() - 1)
-        correction1 = (1 - BETA1 ** updates.double()).float().view(shape)
-        correction2 = (1 - BETA2 ** updates.double()).float().view(shape)
-        change = (mean / correction1) / ((square / correction2).sqrt_() + EPSILON)
-        self.table[rows] = self.table[rows] - rate * change
+        count = updates.double()
+        # rate * (mean / c1) / (sqrt(square / c2) + eps), with the row's constants gathered in one factor
+        root = (1 - BETA2**count).sqrt_()
+        factor = (-rate * root / (1 - BETA1**count)).float().view(shape)
+        change = mean.div_(square.sqrt_().add_((EPSILON * root).float().view(shape))).mul_(factor)
+        self.table.index_add_(0, rows, change)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The moments themselves, not copies."""

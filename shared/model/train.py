@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from shared.model.config import TrainConfig
 from shared.model.dataset import Sessions, Window, windows
-from shared.model.loss import softmax_loss
+from shared.model.loss import bf16_is_faster, softmax_loss
 from shared.model.network import Network, Weights
 from shared.model.optimizer import RowAdam
 from shared.model.sample import Candidates, NegativeSampler, all_items
@@ -66,6 +66,7 @@ class Trainer:
         targets = np.delete(sessions.items, sessions.starts[:-1])  # every event but the first of each session
         self._sampler = NegativeSampler(np.bincount(targets, minlength=items), config.popularity_power)
         self._full = config.negatives == 0 or items <= 2 * config.negatives
+        self._bf16 = config.matmul == "bf16" or (config.matmul == "auto" and bf16_is_faster())
         self._place = np.full(items, -1, np.int64)  # scratch: item -> row among those of one update
         self._total = max(1, sessions.pairs * config.epochs)
         self._done = 0
@@ -165,7 +166,7 @@ class Trainer:
         outputs, hidden = network.gru(inputs, carried)
         states = outputs.view(-1, network.width).index_select(0, torch.from_numpy(at))  # (N, D)
         states = _drop(states, config.hidden_dropout, dropout)
-        loss = softmax_loss(states, embedding[:candidates], bias, among)
+        loss = softmax_loss(states, embedding[:candidates], bias, among, bf16=self._bf16)
         self._dense.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._apply(rows_t, embedding, bias)

@@ -1,0 +1,163 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from shared.core.errors import ModelDamaged, SettingsInvalid
+from shared.model.config import ModelConfig, TrainConfig
+from shared.model.evaluate import evaluate, popularity
+from shared.model.fit import fit
+from shared.model.network import Network, Weights, check_weights, grow
+from shared.model.train import Progress, Trainer, TrainerState
+from tests.unit.test_model_dataset import sessions_of
+
+SMALL = TrainConfig(ModelConfig(8), epochs=3, batch_events=16, truncate=4, negatives=5)
+
+
+def walks(count: int, items: int = 40, seed: int = 0) -> list[list[int]]:
+    """Sessions in which item i is followed by i + 1, i + 2 or i + 3."""
+    rng = np.random.default_rng(seed)
+    sessions = []
+    for _ in range(count):
+        steps = rng.integers(1, 4, rng.integers(1, 12))
+        sessions.append([int(i) for i in (rng.integers(items) + np.concatenate([[0], np.cumsum(steps)])) % items])
+    return sessions
+
+
+def same(left: Weights, right: Weights) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+CONFIGS = [SMALL, replace(SMALL, negatives=0), replace(SMALL, input_dropout=0.3, hidden_dropout=0.3)]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["sampled", "full", "dropout"])
+def test_the_seed_decides_the_result(config: TrainConfig) -> None:
+    sessions = sessions_of(*walks(30))
+    first = fit(config, sessions, 40).weights
+    torch.manual_seed(99)  # the global generator has no say
+    assert same(first, fit(config, sessions, 40).weights)
+    assert not same(first, fit(replace(config, seed=2), sessions, 40).weights)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["sampled", "full", "dropout"])
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_resumed_equals_uninterrupted(config: TrainConfig, stop: int) -> None:
+    sessions = sessions_of(*walks(30))
+    states: list[TrainerState] = []
+    whole = fit(config, sessions, 40, on_epoch=states.append)
+    resumed = fit(config, sessions, 40, resume=states[stop - 1])
+    assert resumed.epochs == whole.epochs == 3
+    assert same(whole.weights, resumed.weights)
+
+
+def test_resumed_early_stopping_keeps_the_best_epoch() -> None:
+    config = replace(SMALL, epochs=30, patience=2, learning_rate=0.3)
+    sessions, held_out = sessions_of(*walks(30)), sessions_of(*walks(10, seed=1))
+    states: list[TrainerState] = []
+    whole = fit(config, sessions, 40, validation=held_out, on_epoch=states.append)
+    assert whole.epochs < 30
+    assert evaluate(whole.weights, held_out).mrr20 == max(whole.validation)
+    resumed = fit(config, sessions, 40, validation=held_out, resume=states[-2])
+    assert resumed.validation == whole.validation
+    assert same(whole.weights, resumed.weights)
+
+
+def test_carried_state_equals_the_unrolled_session() -> None:
+    """Windows of 3 steps see the same hidden states as one pass over whole sessions: the loss before any learning
+    is that of full-length windows."""
+    sessions = sessions_of(*walks(20, seed=2))
+    frozen = replace(SMALL, negatives=0, epochs=1, learning_rate=1e-9, batch_events=10_000)
+    short = Trainer(replace(frozen, truncate=3), sessions, 40).run()
+    whole = Trainer(replace(frozen, truncate=1000), sessions, 40).run()
+    assert short.loss == pytest.approx(whole.loss, abs=1e-5)
+
+
+def test_the_gradient_is_that_of_the_whole_session() -> None:
+    """Within a window it flows back through every step: equal to plain autograd over each session alone."""
+    sessions = walks(6, seed=3)
+    data = sessions_of(*sessions)
+    config = replace(SMALL, negatives=0, epochs=1, batch_events=10_000, truncate=1000, clip_norm=1e9, matmul="fp32")
+    trainer = Trainer(config, data, 40)
+    before = Network.from_weights(trainer.network.weights())
+    table, bias = before.embedding.requires_grad_(), before.bias.requires_grad_()
+    losses = []
+    for session in (s for s in sessions if len(s) > 1):
+        items = torch.tensor(session)
+        states, _ = before.gru(table[items[:-1]])
+        losses.append(torch.nn.functional.cross_entropy(states @ table.T + bias, items[1:], reduction="sum"))
+    (torch.stack(losses).sum() / data.pairs).backward()
+    seen: dict[str, torch.Tensor] = {}
+    trainer._embedding.step = lambda rows, gradient, rate: seen.update(embedding=gradient)  # type: ignore[method-assign]
+    trainer.run()
+    torch.testing.assert_close(seen["embedding"], table.grad, rtol=1e-4, atol=1e-6)
+    for ours, plain in zip(trainer.network.gru.parameters(), before.gru.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_it_learns_what_comes_next() -> None:
+    config = replace(TrainConfig(ModelConfig(16)), epochs=15, batch_events=64)
+    train, test = sessions_of(*walks(300, 100)), sessions_of(*walks(100, 100, seed=1))
+    found = evaluate(fit(config, train, 100).weights, test)
+    assert found.recall20 > 0.9
+    assert found.recall20 > 2 * popularity(train, test, 100).recall20
+
+
+def test_progress_counts_every_pair() -> None:
+    told: list[Progress] = []
+    sessions = sessions_of(*walks(30))
+    fit(SMALL, sessions, 40, on_progress=told.append)
+    assert told[-1].events == told[-1].total_events == 3 * sessions.pairs
+    assert [p.events for p in told] == sorted(p.events for p in told)
+
+
+@pytest.mark.parametrize("sessions", [[[0, 0, 0]], [[0, 1], [0]]])
+def test_tiny_catalogues(sessions: list[list[int]]) -> None:
+    weights = fit(SMALL, sessions_of(*sessions), 2).weights
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_growing_keeps_old_items_where_and_what_they_were() -> None:
+    parent = fit(SMALL, sessions_of(*walks(30)), 40).weights
+    grown = grow(parent, 3, seed=1)
+    assert check_weights(grown) == (43, 8)
+    assert torch.equal(grown["item_embedding"][:40], parent["item_embedding"])
+    assert torch.equal(grown["item_bias"][:40], parent["item_bias"])
+    assert grown["item_bias"][40:].max() <= parent["item_bias"].median()
+    assert torch.equal(grown["gru.weight_hh_l0"], parent["gru.weight_hh_l0"])
+    assert same(grown, grow(parent, 3, seed=1))
+    assert same(grow(parent, 0, seed=1), parent)
+    assert not grown["item_embedding"][40].equal(grown["item_embedding"][41])
+
+
+def test_growing_from_one_item() -> None:
+    grown = grow(Network(1, 4, torch.Generator()).weights(), 2, seed=1)
+    assert grown["item_embedding"].isfinite().all()
+
+
+def test_a_grown_model_learns_the_new_item() -> None:
+    parent = fit(replace(SMALL, epochs=10, batch_events=64), sessions_of(*walks(200)), 40).weights
+    newest = sessions_of(*([[7, 40, 8]] * 60))
+    tuned = fit(replace(SMALL, epochs=10, learning_rate=0.05), newest, 41, start=grow(parent, 1, 1)).weights
+    assert evaluate(tuned, sessions_of([7, 40])).mrr20 == 1.0
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    weights = Network(5, 4, torch.Generator()).weights()
+    with pytest.raises(ModelDamaged, match=r"gru.bias_hh_l0 has shape None, expected \(12,\)"):
+        check_weights({name: tensor for name, tensor in weights.items() if name != "gru.bias_hh_l0"})
+    with pytest.raises(ModelDamaged, match="item_bias"):
+        check_weights(weights | {"item_bias": torch.zeros(4)})
+    with pytest.raises(ModelDamaged, match="item_embedding"):
+        check_weights({"item_embedding": torch.zeros(4)})
+
+
+def test_config_round_trips_and_names_a_bad_setting() -> None:
+    config = TrainConfig(ModelConfig(64), seed=7, epochs=3)
+    assert TrainConfig.from_json(config.to_json()) == config
+    assert TrainConfig.from_json({"unknown": 1, **config.to_json()}) == config
+    with pytest.raises(SettingsInvalid, match="truncate"):
+        TrainConfig(truncate=0)
+    with pytest.raises(SettingsInvalid, match="width"):
+        TrainConfig(ModelConfig(0))
