@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -18,6 +17,9 @@ from shared.core.errors import DriftwoodError, SettingsInvalid
 from shared.model.config import ModelConfig, TrainConfig
 
 USAGE_ERROR = 2
+THREADS = 1
+"""Of torch. A second one gains a fifth on an idle machine, and costs a factor of four to twenty on a busy one, where
+each of its many short parallel sections waits for the slower core; and a retrainer runs beside busy services."""
 INTERRUPTED = 130
 
 
@@ -49,7 +51,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last epoch of the same run")
     parser.add_argument("--checkpoints", default=".run/train", metavar="FOLDER")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=THREADS, help="results depend on it in the last bits")
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:

@@ -72,10 +72,11 @@ def load_log(
         raise
     except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
         raise LogUnreadable(f"{name}: {_first_line(error)}") from error
-    rejected = {
-        str(why): int(count) for why, count in frame["wrong"].drop_nulls().value_counts().sort("wrong").iter_rows()
-    }
-    if frame.height and len(frame) == sum(rejected.values()):
+    if frame.is_empty():
+        raise LogUnreadable(f"{name}: no events")
+    counts = frame["wrong"].drop_nulls().value_counts().sort("wrong")
+    rejected = {str(why): int(count) for why, count in counts.iter_rows()}
+    if frame.height == sum(rejected.values()):
         raise LogUnreadable(f"{name}: no usable row in {frame.height:,}: {rejected}")
     events = frame.filter(pl.col("wrong").is_null()).drop("wrong").sort("ts", maintain_order=True)
     return InteractionLog(events, layout.name, frame.height, rejected)
@@ -95,10 +96,12 @@ def _scan(path: str, format_name: str | None, columns: dict[str, str]) -> tuple[
         names = raw.collect_schema().names()
         return raw, _layout(path, names, among, columns)
     line = _head(first)
-    headless = by_first_line(line, among) if not columns or format_name else None
-    if headless:
+    headless = by_first_line(line, among)
+    if headless is None and all(layout.header for layout in among):
+        headless = among[0]  # named by the caller: a bad first line does not make it another layout
+    if headless and (format_name or not columns):
         return _scan_text(path, headless), replace(headless, columns={**headless.columns, **columns})
-    separator = next((f.separator for f in among if len(among) == 1 and f.header is None), _separator(line))
+    separator = _separator(line)
     names = [field.strip('"\ufeff') for field in line.strip("\r\n").split(separator)]
     layout = replace(_layout(path, names, among, columns), separator=separator)
     return _scan_text(path, layout), layout
@@ -118,7 +121,7 @@ def _among(path: str, format_name: str | None) -> list[LogFormat]:
 def _layout(path: str, names: Sequence[str], among: Sequence[LogFormat], columns: dict[str, str]) -> LogFormat:
     """The known layout that fits, with the caller's columns over it; or the caller's columns alone."""
     known = by_columns([*names, *(f.columns[c] for f in among for c in columns if c in f.columns)], among)
-    base = known or LogFormat("custom", {})
+    base = known or LogFormat("custom", {name: name for name in COLUMNS})
     mapped = {ours: theirs for ours, theirs in base.columns.items() if theirs in names}
     unit = "auto" if "ts" in columns else base.time_unit
     layout = replace(base, columns={**mapped, **columns}, time_unit=unit)
