@@ -13,7 +13,7 @@ import polars as pl
 
 from services.retrainer.cli import add_log_flags, add_train_flags, config_of, finish, read
 from services.retrainer.progress import ProgressReport
-from services.retrainer.recipe import advancing, measured, resumable_fit, sessions_of
+from services.retrainer.recipe import Run, advancing, measured, sessions_of
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import EventSettings
 from shared.core.errors import NoSuchVersion, SettingsInvalid
@@ -42,11 +42,11 @@ def _fresh(args: argparse.Namespace) -> dict[str, Any]:
         catalogue = catalogue_of(log)
         train = sessions_of(log, catalogue, args.train, args.sequence)
         test = sessions_of(test_log, catalogue, args.test, args.sequence)
-        report.say(f"training on {train.pairs:,} pairs of {len(train):,} sessions, {len(catalogue):,} items")
+        run = Run(config, report, Path(args.checkpoints), args.resume)
         began = time.monotonic()
-        fitted = resumable_fit(config, train, len(catalogue), report, Path(args.checkpoints), args.resume)
+        fitted = run.fit(train, len(catalogue))
         train_s = time.monotonic() - began
-        metrics = measured(fitted.weights, train, test, len(catalogue), report)
+        metrics = measured(fitted.weights, train, test, report)
     return {
         **metrics,
         "train_s": round(train_s, 2),
@@ -69,7 +69,7 @@ def _published(args: argparse.Namespace) -> dict[str, Any]:
         train = None
         if args.train:
             train = sessions_of(_events(args.train, args, report), model.items, args.train, args.sequence)
-        metrics = measured(model.weights, train, test, len(model.items), report)
+        metrics = measured(model.weights, train, test, report)
     return {**metrics, "version": version, "items": len(model.items), "model_uri": args.model_uri}
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import polars as pl
 
 from shared.adapters.checkpoints import Checkpoints
 from shared.core.errors import LogUnreadable
 from shared.model.config import TrainConfig
-from shared.model.dataset import Sessions, build_sessions, catalogue_of, hold_out, without_new_items
+from shared.model.dataset import Sessions, Split, build_sessions, catalogue_of, hold_out, without_new_items
 from shared.model.evaluate import Metrics, evaluate, popularity
 from shared.model.fit import Fitted, fit
 from shared.model.network import Weights, grow
@@ -69,41 +70,65 @@ def holdout_share(pairs: int) -> float:
     return min(high, max(low, HOLDOUT_PAIRS / max(1, pairs)))
 
 
-def train_model(
-    log: pl.DataFrame,
-    config: TrainConfig,
-    source: str,
-    report: Reporter,
-    checkpoints: Path,
-    *,
-    resume: bool,
-    sequence: str = "auto",
-    final: str = "tune",
-) -> Trained:
+@dataclass(slots=True)
+class Run:
+    """Training with a checkpoint after each epoch, in a folder of its own for each set of data and settings."""
+
+    config: TrainConfig
+    report: Reporter
+    folder: Path
+    resume: bool
+    stores: list[Checkpoints] = field(default_factory=list)
+
+    def fit(self, sessions: Sessions, items: int) -> Fitted:
+        """From the start, or from the last epoch of the same run."""
+        report = self.report
+        report.say(f"training on {sessions.pairs:,} pairs of {len(sessions):,} sessions, {items:,} items")
+        store = Checkpoints(self.folder / run_id(self.config, sessions, items))
+        self.stores.append(store)
+        state = store.last() if self.resume else None
+        if self.resume:
+            report.say(f"going on after epoch {state.meta['epoch']}" if state else "no checkpoint of this run")
+        return fit(self.config, sessions, items, resume=state, on_progress=report.training, on_epoch=store.save)
+
+    def tune(self, newest: Sessions, weights: Weights, new_items: int) -> Weights:
+        """Learn sessions that came after training, at a rate that does not undo what the model knows."""
+        self.report.say(f"learning the newest {newest.pairs:,} pairs and {new_items:,} new items")
+        config = self.config
+        rate = config.learning_rate * config.tune_rate
+        gentle = replace(config, epochs=config.tune_epochs, patience=0, learning_rate=rate)
+        start = grow(weights, new_items, config.seed)
+        items = len(start["item_embedding"])
+        return fit(gentle, newest, items, start=start, on_progress=self.report.training).weights
+
+    def clear(self) -> None:
+        """The result is safe elsewhere."""
+        for store in self.stores:
+            store.clear()
+
+
+def train_model(log: pl.DataFrame, run: Run, source: str, sequence: str = "auto", final: str = "tune") -> Trained:
     """Train on the older sessions, evaluate on the newest, then make the model to publish.
 
-    final: "tune": the evaluated model grows by the newest items and learns the newest sessions in one more epoch;
+    final: "tune": the evaluated model grows by the newest items and learns the newest sessions too;
     "all": a new model from all sessions; "evaluated": the evaluated model itself. Raises LogUnreadable.
     """
     catalogue = catalogue_of(log)
     everything = sessions_of(log, catalogue, source, sequence)
     split = hold_out(everything, catalogue, holdout_share(everything.pairs))
-    older = split.older if split.older.pairs else everything
-    known = split.known if split.older.pairs else len(catalogue)
+    if not split.older.pairs:  # too little to hold anything out
+        split = Split(everything, everything.select(np.zeros(0, np.int64)), catalogue, len(catalogue))
     began = time.monotonic()
-    report.say(f"training on {older.pairs:,} pairs of {len(older):,} sessions, {known:,} items")
-    fitted = resumable_fit(config, older, known, report, checkpoints, resume)
-    train_s = time.monotonic() - began
-    test = without_new_items(split.newest, known)
-    metrics = measured(fitted.weights, older, test, known, report)
-    weights, names = fitted.weights, split.catalogue[:known]
-    if final == "tune" and split.newest.pairs and split.older.pairs:
-        report.say(f"learning the newest {split.newest.pairs:,} pairs and {len(catalogue) - known:,} new items")
-        weights, names = tune(config, split.newest, fitted.weights, len(catalogue) - known, report), split.catalogue
+    fitted = run.fit(split.older, split.known)
+    train_s = round(time.monotonic() - began, 2)
+    metrics = measured(fitted.weights, split.older, without_new_items(split.newest, split.known), run.report)
+    weights, names = fitted.weights, split.catalogue[: split.known]
+    if final == "tune" and split.newest.pairs:
+        names = split.catalogue
+        weights = run.tune(split.newest, weights, len(names) - split.known)
     elif final == "all":
-        report.say("training anew on all sessions")
-        weights = resumable_fit(config, everything, len(catalogue), report, checkpoints, resume).weights
         names = catalogue
+        weights = run.fit(everything, len(names)).weights
     lineage = {
         "parent": None,
         "data": source,
@@ -111,32 +136,12 @@ def train_model(
         "events": len(everything.items),
         "sessions": len(everything),
         "newest_event": int(everything.ended_at.max()),
-        "train_s": round(train_s, 2),
+        "train_s": train_s,
         "epochs": fitted.epochs,
         "final": final,
         "evaluated_on": "the newest sessions, before they were learnt",
     }
     return Trained(weights, names, metrics, lineage)
-
-
-def tune(config: TrainConfig, newest: Sessions, weights: Weights, new_items: int, report: Reporter) -> Weights:
-    """One epoch on sessions that the model has not seen, at a rate that does not undo what it knows."""
-    gentle = replace(config, epochs=1, patience=0, learning_rate=config.learning_rate * config.tune_rate)
-    start = grow(weights, new_items, config.seed)
-    return fit(gentle, newest, len(start["item_embedding"]), start=start, on_progress=report.training).weights
-
-
-def resumable_fit(
-    config: TrainConfig, sessions: Sessions, items: int, report: Reporter, folder: Path, resume: bool
-) -> Fitted:
-    """``fit`` with a checkpoint after each epoch, in a folder of its own for these data and settings."""
-    store = Checkpoints(folder / run_id(config, sessions, items))
-    state = store.last() if resume else None
-    if resume:
-        report.say(
-            f"going on after epoch {state.meta['epoch']}" if state else "no checkpoint of this run: from the start"
-        )
-    return fit(config, sessions, items, resume=state, on_progress=report.training, on_epoch=store.save)
 
 
 def run_id(config: TrainConfig, sessions: Sessions, items: int) -> str:
@@ -147,12 +152,12 @@ def run_id(config: TrainConfig, sessions: Sessions, items: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def measured(weights: Weights, train: Sessions | None, test: Sessions, items: int, report: Reporter) -> dict[str, Any]:
+def measured(weights: Weights, train: Sessions | None, test: Sessions, report: Reporter) -> dict[str, Any]:
     """Metrics of the model, and of popularity where the training sessions are there."""
     began = time.monotonic()
     found = asdict(evaluate(weights, test, report.ranking))
     found["eval_s"] = round(time.monotonic() - began, 2)
     if train is not None:
-        base: Metrics = popularity(train, test, items)
+        base: Metrics = popularity(train, test, len(weights["item_bias"]))
         found |= {"popularity_recall20": base.recall20, "popularity_mrr20": base.mrr20}
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.retrainer.cli import add_log_flags, add_train_flags, config_of, finish, read
 from services.retrainer.progress import ProgressReport
-from services.retrainer.recipe import advancing, train_model
+from services.retrainer.recipe import Run, advancing, train_model
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import EventSettings, RegistrySettings
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--final",
         choices=("tune", "all", "evaluated"),
         default="tune",
-        help="the model to publish: the evaluated one after an epoch on the held-out sessions; one trained anew on "
+        help="the model to publish: the evaluated one after it has learnt the held-out sessions too; one trained anew on "
         "all; or the evaluated one as it is",
     )
     add_log_flags(parser)
@@ -39,16 +39,8 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     registry.current()  # a registry that cannot be reached is better known before the training
     with ProgressReport() as report:
         log = advancing(read(args.data, args, report.say).events, EventSettings().ignore_event_types)
-        trained = train_model(
-            log,
-            config,
-            args.data,
-            report,
-            Path(args.checkpoints),
-            resume=args.resume,
-            sequence=args.sequence,
-            final=args.final,
-        )
+        run = Run(config, report, Path(args.checkpoints), args.resume)
+        trained = train_model(log, run, args.data, args.sequence, args.final)
         manifest = registry.publish(
             trained.weights,
             trained.catalogue,
@@ -56,12 +48,14 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
             metrics=trained.metrics,
             lineage=trained.lineage,
         )
+        run.clear()
         report.say(f"published version {manifest.version} to {args.model_uri}")
+    lineage = {f"trained_{name}" if name == "events" else name: value for name, value in trained.lineage.items()}
     return {
         "version": manifest.version,
         **trained.metrics,
         "items": len(trained.catalogue),
-        **trained.lineage,
+        **lineage,
         "model_uri": args.model_uri,
     }
 

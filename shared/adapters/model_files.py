@@ -25,7 +25,7 @@ WEIGHTS, ITEMS, MANIFEST = "weights.safetensors", "items.json", "manifest.json"
 
 def encode_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """safetensors. Same tensors, same bytes."""
-    return safetensors.save({name: tensors[name].detach().contiguous() for name in sorted(tensors)})
+    return bytes(safetensors.save({name: tensors[name].detach().contiguous() for name in sorted(tensors)}))
 
 
 def encode_model(weights: Mapping[str, torch.Tensor], items: Sequence[str]) -> dict[str, bytes]:

@@ -48,7 +48,7 @@ def open_storage(uri: str) -> Storage:
     if "://" not in uri or uri.startswith("file://"):
         return DirectoryStorage(Path(uri.removeprefix("file://")).expanduser())
     try:
-        filesystem, root = url_to_fs(uri)  # type: ignore[no-untyped-call]
+        filesystem, root = url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise SettingsInvalid(f"MODEL_URI {uri}: {error}") from error
     return ObjectStorage(uri, filesystem, root)

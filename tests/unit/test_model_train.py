@@ -12,7 +12,9 @@ from shared.model.network import Network, Weights, check_weights, grow
 from shared.model.train import Progress, Trainer, TrainerState
 from tests.unit.test_model_dataset import sessions_of
 
-SMALL = TrainConfig(ModelConfig(8), epochs=3, batch_events=16, truncate=4, negatives=5)
+SMALL = TrainConfig(
+    ModelConfig(8), input_dropout=0.0, hidden_dropout=0.0, epochs=3, batch_events=16, truncate=4, negatives=5
+)
 
 
 def walks(count: int, items: int = 40, seed: int = 0) -> list[list[int]]:
