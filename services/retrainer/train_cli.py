@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--final",
         choices=("tune", "all", "evaluated"),
         default="tune",
-        help="the model to publish: the evaluated one after it has learnt the held-out sessions too; one trained anew on "
+        help="what to publish: the evaluated model after it has learnt the held-out sessions too; one trained anew on "
         "all; or the evaluated one as it is",
     )
     add_log_flags(parser)

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,15 @@ from tests.unit.test_model_dataset import sessions_of
 SMALL = TrainConfig(
     ModelConfig(8), input_dropout=0.0, hidden_dropout=0.0, epochs=3, batch_events=16, truncate=4, negatives=5
 )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A second thread gains nothing at these sizes, and on a busy machine it costs minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def walks(count: int, items: int = 40, seed: int = 0) -> list[list[int]]:
