@@ -46,13 +46,18 @@ class Hits:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.total = Shares()
+        self.by_model = Shares()  # the part of it whose ranking came from the model, not from trending
+        self.unknown = 0  # actions on items that the model was not trained on
         self._clock = clock
         self._began = clock()
         self._buckets: dict[int, Shares] = {}
 
-    def add(self, held: bool, trending: bool) -> None:
+    def add(self, held: bool, trending: bool, by_model: bool = False, unknown: bool = False) -> None:
         """One action, now."""
         self.total.add(held, trending)
+        self.unknown += unknown
+        if by_model:
+            self.by_model.add(held, trending)
         self._buckets.setdefault(self._now(), Shares()).add(held, trending)
 
     def recent(self) -> Shares:

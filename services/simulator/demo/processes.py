@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import threading
@@ -104,11 +103,13 @@ class Stack:
 
 
 class Training:
-    """``python -m services.retrainer.train_cli`` as a child of low priority: the stream goes first."""
+    """``python -m services.retrainer.train_cli`` as a child, on one core: the stream needs the others.
+
+    Several threads that meet after every small step would wait for each other more than they work.
+    """
 
     def __init__(self, data: str, model_uri: str, flags: Sequence[str], environment: Mapping[str, str]) -> None:
-        nice = ["nice", "-n", "10"] if shutil.which("nice") else []
-        command = [*nice, sys.executable, "-m", "services.retrainer.train_cli", "--data", data]
+        command = [sys.executable, "-m", "services.retrainer.train_cli", "--data", data, "--threads", "1"]
         self.began = time.monotonic()
         self._said: deque[str] = deque(maxlen=30)
         self._results: deque[str] = deque(maxlen=1)

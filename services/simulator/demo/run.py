@@ -26,6 +26,7 @@ from shared.adapters.settings import KafkaSettings
 
 _TICK_S = 0.25
 _LEAST_MEASURED_S = 15.0  # with the model live, however long the training took
+_COLLECTING_SHARE = 0.35
 _SWAP_S = 30.0
 _TRAINING_LIMIT_S = 600.0
 _TOPIC_EVERY_S = 1.0
@@ -68,9 +69,9 @@ class Demo:
         streamer = self._start()
         with self._view:
             self._collect(streamer)
-            trained = self._train(streamer)
+            trained_on = self._train(streamer)
             self._measure(streamer)
-        for line in summary(self._board, trained, time.monotonic() - self._began):
+        for line in summary(self._board, trained_on, time.monotonic() - self._began):
             self._view.say(line)
         for line in curl_lines(self._http, self._board.sample_user):
             self._view.say(line)
@@ -122,11 +123,13 @@ class Demo:
 
     def _collect(self, streamer: Streamer) -> None:
         self._view.phase = "1/3 streaming the first part"
-        while self._board.events.count < self._history and not self._board.exhausted:
+        # Not longer than its share, so that a slow machine trains on less instead of taking more time.
+        until = time.monotonic() + _COLLECTING_SHARE * self._seconds
+        while self._board.events.count < self._history and not self._board.exhausted and time.monotonic() < until:
             self._view.detail = f"{self._board.events.count:,} of {self._history:,}"
             self._tick()
 
-    def _train(self, streamer: Streamer) -> dict[str, Any]:
+    def _train(self, streamer: Streamer) -> int:
         table = streamer.history_table()
         streamer.rate = self._settings.demo_rate
         streamer.asking = True
@@ -157,7 +160,7 @@ class Demo:
             if self._board.exhausted:
                 raise DemoFailed("the log ended before the model was live: a longer one, or a smaller DEMO_HISTORY")
             self._tick()
-        return result
+        return table.height
 
     def _measure(self, streamer: Streamer) -> None:
         self._board.hits = Hits()

@@ -13,6 +13,7 @@ from shared.core.errors import LogUnreadable
 from shared.core.events import Interaction
 
 _LEAST_EVENTS = 2_000
+_HISTORY = 230_000  # half a minute to stream, half a minute to train on
 _LARGEST_SHARE = 0.6  # of a small log goes into training, so that something remains to stream
 
 
@@ -62,8 +63,8 @@ class LogSource:
         log = load_log(path)
         if log.events.height < _LEAST_EVENTS:
             raise LogUnreadable(f"{path}: {log.events.height:,} events are too few for the demo; {_LEAST_EVENTS:,} do")
-        history = min(120_000, int(log.events.height * _LARGEST_SHARE))
-        self.plan = Plan(history, 8_000.0, 150.0, ("--epochs", "3"))
+        history = min(_HISTORY, int(log.events.height * _LARGEST_SHARE))
+        self.plan = Plan(history, 12_000.0, 150.0, ("--epochs", "2"))
         self.title = f"{path} ({log.events.height:,} events)"
         self._events = interactions(log.events.with_row_index("row"))
 

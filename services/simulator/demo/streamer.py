@@ -127,6 +127,7 @@ class Streamer(_Worker):
         self._nobody = f"nobody-{secrets.token_hex(8)}"
         self._trending: frozenset[str] = frozenset()
         self._trending_until = 0.0
+        self._learnt: frozenset[str] = frozenset()
         self._confirm_at = 0.0
 
     def work(self) -> None:
@@ -149,6 +150,7 @@ class Streamer(_Worker):
     def history_table(self) -> pl.DataFrame:
         """The events kept so far, in the columns of a Driftwood log; from now on no more are kept."""
         events, self.history = self.history or [], None
+        self._learnt = frozenset(event.item_id for event in events)
         columns = {
             "session_id": [event.session_id for event in events],
             "user_id": [event.user_id for event in events],
@@ -168,10 +170,10 @@ class Streamer(_Worker):
             self.board.unanswered += 1
             return None
         self.board.http_rankings.add()
-        self.board.hits.add(event.item_id in held.items, event.item_id in self._trending)
-        self.board.model_version = held.model_version
-        if held.strategy == "gru":
-            self.board.sample_user = event.user_id
+        item, by_model = event.item_id, held.strategy == "gru"
+        self.board.hits.add(item in held.items, item in self._trending, by_model, item not in self._learnt)
+        if by_model:
+            self.board.model_version, self.board.sample_user = held.model_version, event.user_id
         return held
 
     def _publish(self, event: Interaction, held: Held | None) -> None:

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from typing import Any
 
 from services.simulator.demo.client import RankingClient, path_of
-from services.simulator.demo.measure import Board, Shares
+from services.simulator.demo.measure import Board
 from services.simulator.demo.view import freshness_text, per_cent
 from shared.core.errors import Unavailable
 
 _ANSWER_S = 10.0
 
 
-def summary(board: Board, trained: dict[str, Any], seconds: float) -> list[str]:
-    """Lines for people. ``trained``: the result of the training command."""
-    total = board.hits.total
+def summary(board: Board, history: int, seconds: float) -> list[str]:
+    """Lines for people. ``history``: events that the model was trained on."""
+    hits, total = board.hits, board.hits.total
     lines = [
         "",
-        f"Summary: {board.events.count:,} events streamed in {seconds:.0f} s",
-        f"  first model   trained on {trained['events']:,} events of {trained['items']:,} items, swapped in live",
-        f"  freshness     {freshness_text(board.freshness_ms)}, from publishing an event to a ranking that knows it "
+        f"Summary: {board.events.count:,} events streamed in {seconds:.0f} s, the first {history:,} trained on",
+        f"  freshness   {freshness_text(board.freshness_ms)}, from publishing an event to a ranking that knows it "
         f"({len(board.freshness_ms):,} probes)",
         f"  next action in the top 20, of {total.actions:,} actions since the model is live:",
         f"    the ranking held for the user   {per_cent(total.held_share)}",
-        f"    trending                        {per_cent(total.trending_share)}{_comparison(total)}",
+        f"    trending                        {per_cent(total.trending_share)}",
+        f"  of the {hits.by_model.actions:,} that had a ranking from the model (the others were new users): "
+        f"{per_cent(hits.by_model.held_share)}, trending {per_cent(hits.by_model.trending_share)}",
     ]
+    if hits.unknown:
+        share = per_cent(hits.unknown / max(1, total.actions))
+        lines.append(
+            f"  {share} of the actions were on items that came after the training, which the model cannot know"
+        )
     if board.unanswered or board.unseen:
         lines.append(f"  {board.unanswered:,} requests unanswered, {board.unseen:,} events not seen within 5 s")
     return lines
-
-
-def _comparison(total: Shares) -> str:
-    if not total.trending:
-        return ""
-    return f"   (the ranking: {total.held_share / total.trending_share:.1f} times that)"
 
 
 def curl_lines(http: str, user_id: str) -> list[str]:
