@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.params import RECOMMENDATIONS, USERS
 from services.recommender.recommendations import Recommendations
@@ -22,10 +24,6 @@ OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/
 """Served without a key: probes and Prometheus have none, and the docs page is where a person enters it."""
 
 _USER_ROUTE = "/v1/users/{user_id}/recommendations"
-
-
-class _TooLarge(Exception):
-    """The body went over the limit while it was read."""
 
 
 class Gateway:
@@ -48,6 +46,7 @@ class Gateway:
         self._recommendations = recommendations
         self._keys = [key.encode() for key in api_keys]
         self._max_body = max_body
+        self._too_large = f"the body has more than HTTP_MAX_BODY_BYTES={max_body} bytes"
         self._requests = metrics.requests
         self._latency = metrics.latency
         self._user_ok = metrics.requests.labels(_USER_ROUTE, "200").inc
@@ -89,7 +88,7 @@ class Gateway:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._max_body:
-                raise _TooLarge
+                raise HTTPException(413, self._too_large)  # the framework is reading: it makes the answer
             return message
 
         async def noting(message: Message) -> None:
@@ -100,11 +99,9 @@ class Gateway:
 
         try:
             if _announced(scope) > self._max_body:
-                raise _TooLarge
-            await self._app(scope, counted, noting)
-        except _TooLarge:
-            text = f"the body has more than HTTP_MAX_BODY_BYTES={self._max_body} bytes"
-            await _send(noting, error_reply(413, text)._replace(headers=[(b"connection", b"close")]))
+                await _send(noting, error_reply(413, self._too_large)._replace(headers=[(b"connection", b"close")]))
+            else:
+                await self._app(scope, counted, noting)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._requests.labels(route, str(status or 500)).inc()
