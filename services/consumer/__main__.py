@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -72,6 +75,17 @@ def _patiently(what: Callable[[], T], status: _Status, stop: threading.Event) ->
     return None
 
 
+def _watch_for_stalls(service: ConsumerService, stall_s: float) -> None:
+    """End the process if the loop hangs, in a client library say: a restart is safe at any time, waiting is not."""
+    while True:
+        time.sleep(min(1.0, stall_s / 4))
+        idle_s = time.monotonic() - service.turned_at
+        if idle_s > stall_s:
+            log.critical("no turn of the loop for %.0f s (CONSUMER_STALL_S): ending, to be started again", idle_s)
+            faulthandler.dump_traceback(all_threads=True)
+            os._exit(70)
+
+
 def event_rules(settings: EventSettings) -> EventRules:
     """The settings as the rules of shared.core."""
 
@@ -98,6 +112,8 @@ def main() -> int:
     torch.set_num_threads(consumer.torch_threads)
     # The polling thread and the batch thread take turns; the default of 5 ms makes each wait long for the other.
     sys.setswitchinterval(0.001)
+    # A batch holds tens of thousands of short-lived objects without cycles: collecting at every 700 finds none.
+    gc.set_threshold(100_000, 20, 50)
     stop, status, metrics = threading.Event(), _Status(), ConsumerMetrics()
 
     def on_signal(number: int, _frame: object) -> None:
@@ -152,6 +168,9 @@ def main() -> int:
         )
         if stop.is_set():
             status.service.stop()
+        threading.Thread(
+            target=_watch_for_stalls, args=(status.service, consumer.consumer_stall_s), name="stalls", daemon=True
+        ).start()
         status.service.run()
         publisher.close()
     status.watch.stop()

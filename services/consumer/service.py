@@ -64,6 +64,8 @@ class ConsumerService:
         self._to_take: set[int] = set()
         self._rewind: str | None = None
         self._failures = 0
+        self.turned_at = time.monotonic()
+        """When the loop last came round, by time.monotonic()."""
         self.problem: str | None = "starting"
         """What keeps the consumer from working, None while it works."""
         source.on_revoke = self._on_revoke
@@ -84,6 +86,7 @@ class ConsumerService:
 
     def step(self) -> bool:
         """One turn of the loop; whether there was nothing to do."""
+        self.turned_at = time.monotonic()
         try:
             idle = self._turn()
         except (Unavailable, TopicMissing, TopicRecreated) as error:

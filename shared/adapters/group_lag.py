@@ -19,7 +19,6 @@ class GroupLag:
             self._consumer = KafkaConsumer(
                 group_id=group,
                 enable_auto_commit=False,
-                allow_auto_create_topics=bool(settings.kafka_api_version),
                 **client_config(settings),
             )
         except (kafka_errors.KafkaError, OSError) as error:

@@ -62,7 +62,6 @@ class KafkaInteractionSource:
                 enable_auto_commit=False,
                 # "none": a position outside the log is our business, for it may mean that the topic was made anew.
                 auto_offset_reset="none",
-                allow_auto_create_topics=bool(kafka.kafka_api_version),
                 partition_assignment_strategy=(CooperativeStickyAssignor,),
                 session_timeout_ms=consumer.consumer_session_timeout_ms,
                 heartbeat_interval_ms=consumer.consumer_session_timeout_ms // 4,
@@ -200,7 +199,6 @@ class KafkaPublisher:
                 request_timeout_ms=10_000,
                 max_block_ms=10_000,
                 max_request_size=settings.kafka_max_message_bytes,
-                allow_auto_create_topics=bool(settings.kafka_api_version),
                 **client_config(settings),
             )
         except (kafka_errors.KafkaError, OSError) as error:

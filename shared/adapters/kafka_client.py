@@ -6,9 +6,20 @@ from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
 
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import TopicMissing, Unavailable
+
+
+def _client_that_makes_no_topics(**configs: Any) -> KafkaNetClient:
+    """kafka-python 3.0.12 loses its setting allow_auto_create_topics on the way to the request for metadata.
+
+    A topic that an operator deletes would be back at once, with the broker's number of partitions.
+    """
+    client = KafkaNetClient(**configs)
+    client.cluster.config["allow_auto_create_topics"] = False
+    return client
 
 
 def client_config(settings: KafkaSettings) -> dict[str, Any]:
@@ -20,7 +31,10 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
         "reconnect_backoff_max_ms": 2000,
     }
     if settings.kafka_api_version:
+        # The embedded broker: topics come into being by being asked for.
         config["api_version"] = tuple(int(part) for part in settings.kafka_api_version.split("."))
+    else:
+        config["kafka_client"] = _client_that_makes_no_topics
     if settings.kafka_security_protocol.startswith("SASL"):
         config["sasl_mechanism"] = settings.kafka_sasl_mechanism
         config["sasl_plain_username"] = settings.kafka_sasl_username

@@ -68,7 +68,6 @@ class KafkaReader:
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                allow_auto_create_topics=bool(settings.kafka_api_version),
                 session_timeout_ms=10_000,
                 fetch_max_wait_ms=100,
                 metadata_max_age_ms=10_000,

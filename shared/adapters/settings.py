@@ -74,6 +74,7 @@ class ConsumerSettings(_Settings):
     consumer_max_batch: int = Field(4096, ge=1, description="events in one batch, at most")
     consumer_linger_ms: int = Field(10, ge=0, description="how long a poll waits for a fuller batch")
     consumer_commit_ms: int = Field(1000, ge=1, description="how often progress is made durable and committed")
+    consumer_stall_s: float = Field(60.0, gt=0, description="a loop that hangs so long ends the process")
     consumer_session_timeout_ms: int = Field(10_000, ge=1000)
     consumer_host: str = "0.0.0.0"
     consumer_port: int = Field(8081, ge=0, le=65535, description="health and metrics")
