@@ -38,7 +38,7 @@ def fit(
     on_progress: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[TrainerState], None] | None = None,
 ) -> Fitted:
-    """Train to the end of ``config.epochs``, or until validation MRR has not risen for ``config.patience`` epochs.
+    """Train for ``config.epochs`` (0: decided by the data), or until validation MRR has not risen for ``config.patience`` epochs.
 
     start: weights to begin with; resume: what ``on_epoch`` was given, of a run with the same arguments.
     """
@@ -51,7 +51,7 @@ def fit(
         history = [float(value) for value in resume.meta["validation"]]
         best = {k.removeprefix(BEST): v for k, v in resume.tensors.items() if k.startswith(BEST)} or None
     loss = float("nan")
-    while trainer.epoch < config.epochs and not _stalled(history, config.patience):
+    while trainer.epoch < trainer.config.epochs and not _stalled(history, config.patience):
         loss = trainer.run(on_progress).loss
         if watched is not None:
             history.append(evaluate(trainer.network.weights(), watched).mrr20)

@@ -52,7 +52,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, sessions: Sessions, items: int, start: Weights | None = None) -> None:
-        self.config = config
+        self.config = config = config.settled(sessions.pairs)
         self.sessions = sessions
         self.epoch = 0
         generator = torch.Generator().manual_seed(config.seed)

@@ -111,7 +111,7 @@ SINGLE = "session_id,item_id,timestamp_ms\na,x,1\nb,y,2\n"
         (["--data", "log.csv", "--format", "netflix"], "unknown format 'netflix'"),
         (["--data", "log.csv", "--column", "item_id=nope"], "no column 'nope'"),
         (["--data", "log.csv", "--column", "item_id"], "expected NAME=VALUE"),
-        (["--data", "log.csv", "--epochs", "0"], "epochs is 0, must be 1 to 10000"),
+        (["--data", "log.csv", "--epochs", "-1"], "epochs is -1, must be 0 to 10000"),
         (["--data", "log.csv", "--set", "speed=9"], "no such setting"),
         (["--data", "log.csv", "--set", "truncate=long"], "not a number"),
         (["--data", "log.csv", "--model-uri", "log.csv/models"], "model registry log.csv/models: "),
