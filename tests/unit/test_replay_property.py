@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 
 import torch
@@ -175,6 +176,6 @@ def test_the_gru_gives_the_same_bits_in_any_batch_and_any_split(sequences, cuts)
     for row, sequence in enumerate(sequences):
         state = MODEL.start(1)
         edges = [0, *sorted(min(c, len(sequence)) for c in cuts), len(sequence)]
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in itertools.pairwise(edges):
             state = MODEL.advance(state, [sequence[begin:end]])
         assert state.tobytes() == together[row].tobytes()

@@ -1,0 +1,119 @@
+"""What every StateStore promises: the twin in memory and real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shared.adapters.memory import MemoryStateStore
+from shared.adapters.redis_store import RedisStateStore
+from shared.adapters.settings import RedisSettings
+from shared.core.errors import Unavailable
+from shared.core.ports import StateStore, StateWrite
+from shared.core.state import NO_TOKEN, UserState, decode_state, encode_state, token_of
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[StateStore]:
+    if request.param == "memory":
+        yield MemoryStateStore()
+    else:
+        redis = RedisStateStore(request.getfixturevalue("redis_settings"))
+        yield redis
+        redis.close()
+
+
+def put(store: StateStore, user: str, state: UserState) -> bytes:
+    value = encode_state(state)
+    assert store.write([StateWrite(user, state.token, value)]) == [True]
+    return value
+
+
+def test_what_was_written_is_read_in_the_order_asked_for(store):
+    values = {user: put(store, user, UserState(events=n)) for n, user in enumerate(["a", "ü/{}: \n", "c" * 256])}
+    asked = ["c" * 256, "nobody", "a", "ü/{}: \n"]
+    assert store.read(asked) == [values.get(user) for user in asked]
+    assert store.read([]) == []
+
+
+def test_a_write_needs_the_token_that_it_replaces(store):
+    first = put(store, "u", UserState(events=1))
+    newer = UserState(token=token_of(first), events=2)
+    second = put(store, "u", newer)
+    late = StateWrite("u", token_of(first), encode_state(UserState(token=token_of(first), events=9)))
+    afresh = StateWrite("u", NO_TOKEN, encode_state(UserState(events=9)))
+    other = StateWrite("v", NO_TOKEN, encode_state(UserState(events=3)))
+    assert store.write([late, other, afresh]) == [False, True, False]
+    assert store.read(["u"]) == [second]
+    assert decode_state(store.read(["v"])[0]).events == 3
+
+
+def test_a_write_for_a_vanished_value_is_refused(store):
+    token = token_of(encode_state(UserState(events=1)))
+    assert store.write([StateWrite("gone", token, encode_state(UserState(token=token)))]) == [False]
+    assert store.read(["gone"]) == [None]
+
+
+def test_thousands_in_one_call(store):
+    users = [f"u{n}" for n in range(3000)]
+    writes = [StateWrite(user, NO_TOKEN, encode_state(UserState(events=n))) for n, user in enumerate(users)]
+    assert store.write(writes) == [True] * 3000
+    assert [decode_state(value).events for value in store.read(users)] == list(range(3000))
+
+
+def test_another_run_of_the_server_takes_no_writes(store):
+    value = encode_state(UserState(events=1))
+    assert store.write([StateWrite("u", NO_TOKEN, value)], store.server_id()) == [True]
+    with pytest.raises(Unavailable, match="restarted"):
+        store.write([StateWrite("v", NO_TOKEN, value)], "another run")
+    with pytest.raises(Unavailable, match="restarted"):
+        store.write_progress("t", {0: (NO_TOKEN, value)}, "another run")
+    assert store.read(["v"]) == [None]
+    assert store.read_progress("t", [0]) == [None]
+
+
+def test_progress_is_kept_by_topic_and_partition(store):
+    assert store.read_progress("t", [0, 1]) == [None, None]
+    assert store.write_progress("t", {0: (NO_TOKEN, b"token-00 zero"), 1: (NO_TOKEN, b"token-01 one")}) == {
+        0: True,
+        1: True,
+    }
+    assert store.write_progress("t", {0: (b"token-99", b"x"), 1: (b"token-01", b"token-02 two")}) == {
+        0: False,
+        1: True,
+    }
+    assert store.read_progress("t", [1, 0, 2]) == [b"token-02 two", b"token-00 zero", None]
+    assert store.read_progress("other", [0]) == [None]
+    assert store.write_progress("t", {}) == {}
+
+
+def test_a_damaged_value_set_aside_does_not_stand_in_the_way(store):
+    assert store.write([StateWrite("u", NO_TOKEN, b"short")]) == [True]
+    store.quarantine("u", b"short")
+    assert store.write([StateWrite("u", token_of(b"short"), encode_state(UserState(events=5)))]) == [True]
+    assert decode_state(store.read(["u"])[0]).events == 5
+
+
+def test_a_value_of_another_type_counts_as_none(redis_settings):
+    store = RedisStateStore(redis_settings)
+    store._redis.lpush(f"{redis_settings.redis_prefix}u:u", "x")
+    assert store.read(["u"]) == [None]
+    assert store.write([StateWrite("u", NO_TOKEN, encode_state(UserState(events=1)))]) == [True]
+    assert decode_state(store.read(["u"])[0]).events == 1
+    store.close()
+
+
+def test_states_go_after_their_time_and_progress_stays(redis_settings):
+    store = RedisStateStore(redis_settings.model_copy(update={"user_ttl_s": 1000}))
+    put(store, "u", UserState(events=1))
+    store.write_progress("t", {0: (NO_TOKEN, b"token-00 zero")})
+    assert 990 < store._redis.ttl(f"{redis_settings.redis_prefix}u:u") <= 1000
+    assert store._redis.ttl(f"{redis_settings.redis_prefix}p:t:0") == -1
+    store.close()
+
+
+def test_a_server_that_does_not_answer_is_named():
+    store = RedisStateStore(RedisSettings(redis_url="redis://127.0.0.1:1/0"))
+    with pytest.raises(Unavailable, match=r"Redis at 127\.0\.0\.1:1"):
+        store.read(["u"])
