@@ -27,6 +27,7 @@ from shared.core.errors import DriftwoodError
 
 _PROBE_S = 0.05  # between two looks at something that is starting
 _RESTART_PROBE_S = 0.5  # between two looks at something that was started again
+_FAILED_STOP_S = 3.0  # services without their broker cannot finish their work; nothing is lost by not waiting
 
 
 class StartFailed(DriftwoodError):
@@ -120,10 +121,11 @@ class System:
             self._signals.wait(seconds)
             return self._signals.stops <= max(asked, 1)
 
+        grace_s = min(self._settings.stack_stop_s, _FAILED_STOP_S) if failed else self._settings.stack_stop_s
         services = {service.name for service in SERVICES}
         children = self._supervisor.children
         for group in ([c for c in children if c.name in services], [c for c in children if c.name not in services]):
-            self._supervisor.stop(group, self._settings.stack_stop_s, patient)
+            self._supervisor.stop(group, grace_s, patient)
         if self._lock is not None:
             self._lock.close()
         if self._temporary and not failed:
