@@ -9,7 +9,6 @@ from typing import Any
 
 from shared.core.errors import SettingsInvalid
 
-
 DEFAULT_EPOCHS = 10
 MAX_EPOCHS = 50
 """Of an automatic choice: a log of a few hundred events has nothing more to say after that."""

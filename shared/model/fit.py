@@ -38,7 +38,7 @@ def fit(
     on_progress: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[TrainerState], None] | None = None,
 ) -> Fitted:
-    """Train for ``config.epochs`` (0: decided by the data), or until validation MRR has not risen for ``config.patience`` epochs.
+    """Train for ``config.epochs`` (0: see TrainConfig), or until validation MRR has not risen for ``patience`` epochs.
 
     start: weights to begin with; resume: what ``on_epoch`` was given, of a run with the same arguments.
     """
