@@ -51,11 +51,13 @@ class Partitions:
         lives = self._source.incarnations(numbers)
         bounds = self._source.bounds(numbers)
         stored = self._store.read_progress(self._source.topic, numbers)
+        taken: dict[int, Partition] = {}
         for number, value in zip(numbers, stored, strict=True):
             first, end = bounds[number]
-            self.owned[number] = self._start(number, value, lives[number], first, end)
-        for number in numbers:
-            self._source.seek(number, self.owned[number].next_offset)
+            taken[number] = self._start(number, value, lives[number], first, end)
+        for number, part in taken.items():
+            self._source.seek(number, part.next_offset)
+        self.owned.update(taken)
         # Kept where it is known: if the store was restarted since, the next write fails and all start again.
         self._server = self._server or server
         self._life = lives[numbers[0]]
@@ -114,11 +116,12 @@ class Partitions:
         return any(life != self._life for life in lives.values())
 
     def restart(self) -> None:
-        """Take all owned partitions over again, after the store or the topic changed under us."""
+        """Take all owned partitions over again, after the store or the topic changed under us.
+
+        Where that fails they stay owned, so that it can be tried again.
+        """
         self._server = ""
-        numbers = list(self.owned)
-        self.owned.clear()
-        self.take(numbers)
+        self.take(list(self.owned))
 
     def save(self) -> dict[int, int]:
         """Store how far we came. Returns partition -> offset to commit.

@@ -136,6 +136,8 @@ class ConsumerService:
 
     def _commit(self) -> None:
         self._committed_at = time.monotonic()
+        if self._rewind is not None:
+            return  # what is in hand is void
         self._publisher.flush(_FLUSH_S)
         # kafka-python waits in silence for a broker or a topic that is not there: so ask.
         if self._partitions.topic_changed():

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import uuid
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 from shared.core.errors import TopicMissing, TopicRecreated, Unavailable
 from shared.core.ports import Headers, Polled, Record, StateWrite
 from shared.core.state import token_of
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _atomic(method: Method) -> Method:
+    """Run under the store's lock."""
+
+    @functools.wraps(method)
+    def locked(self: MemoryStateStore, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast("Method", locked)
 
 
 class MemoryStateStore:
@@ -21,11 +38,13 @@ class MemoryStateStore:
         self.progress: dict[tuple[str, int], bytes] = {}
         self.available = True
         self._server = uuid.uuid4().hex
+        self._lock = threading.RLock()  # a command is atomic, as in Redis
 
     def _check(self) -> None:
         if not self.available:
             raise Unavailable("the state store in memory was switched off")
 
+    @_atomic
     def read(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """See StateStore."""
         self._check()
@@ -36,6 +55,7 @@ class MemoryStateStore:
         if server_id not in ("", self._server):
             raise Unavailable("the state store in memory was restarted")
 
+    @_atomic
     def write(self, writes: Sequence[StateWrite], server_id: str = "") -> list[bool]:
         """See StateStore."""
         self._check_run(server_id)
@@ -47,16 +67,19 @@ class MemoryStateStore:
             done.append(fits)
         return done
 
+    @_atomic
     def quarantine(self, user_id: str, value: bytes) -> None:
         """See StateStore."""
         self._check()
         self.damaged[user_id] = value
 
+    @_atomic
     def read_progress(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
         """See StateStore."""
         self._check()
         return [self.progress.get((topic, partition)) for partition in partitions]
 
+    @_atomic
     def write_progress(
         self, topic: str, writes: Mapping[int, tuple[bytes, bytes]], server_id: str = ""
     ) -> dict[int, bool]:
@@ -75,10 +98,12 @@ class MemoryStateStore:
         self._check()
         return self._server
 
+    @_atomic
     def snapshot(self) -> tuple[dict[str, bytes], dict[tuple[str, int], bytes]]:
         """What a server would have on disk now."""
         return dict(self.users), dict(self.progress)
 
+    @_atomic
     def restart(self, snapshot: tuple[dict[str, bytes], dict[tuple[str, int], bytes]] | None = None) -> None:
         """Come back as another run of the server, with the data of ``snapshot`` (default: all)."""
         if snapshot is not None:

@@ -166,6 +166,45 @@ def test_whatever_happens_the_states_equal_those_of_a_clean_replay(log, happenin
     assert trending(store) == trending(expected)
 
 
+@settings(max_examples=100, deadline=None)
+@given(before=events, after=events, turns=st.integers(0, 6), missing_turns=st.integers(0, 3), grow=st.booleans())
+def test_a_topic_made_anew_adds_to_the_states_and_skips_nothing(before, after, turns, missing_turns, grow):
+    broker = MemoryBroker(partitions=2)
+    broker.create("interactions")
+    store = MemoryStateStore()
+    member = Member(broker, store)
+    member.source.assign([0, 1])
+
+    def send(log, start):
+        for n, (user, item, _, event_type) in enumerate(log, start):
+            broker.append("interactions", user.encode(), value(user, item, n, None, event_type), timestamp=NOW_MS)
+
+    send(before, 0)
+    member.service.run(until_idle=True)
+    member = Member(broker, store)
+    member.source.assign([0, 1])
+    member.turns(turns)
+    broker.delete("interactions")
+    member.turns(missing_turns)
+    broker.create("interactions", 3 if grow else 2)
+    send(after, len(before))
+    member.service.step()
+    if grow:
+        member.source.assign([2])
+    while not member.service.step():
+        pass
+    member.service.run(until_idle=True)
+    expected: dict[str, list[str]] = {}
+    for user, item, _, event_type in [*before, *after]:
+        if event_type != "impression":
+            expected.setdefault(user, []).append(item)
+    states = {user: decode_state(raw) for user, raw in store.users.items()}
+    assert {user: state.events for user, state in states.items()} == {u: len(i) for u, i in expected.items()}
+    for user, items in expected.items():
+        hidden = MODEL.advance(MODEL.start(1), [MODEL.known(items)])
+        assert states[user].hidden == hidden.tobytes()
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     sequences=st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=9),
