@@ -19,10 +19,10 @@ from shared.adapters.embedded import recognise
 from shared.adapters.kafka import KafkaPublisher
 from shared.adapters.kafka_reader import OffsetReader
 from shared.adapters.settings import KafkaSettings
-from tests.servers import RedisServer, embedded_broker, free_port, redis_server_path, until
+from tests.servers import IN_CI, RedisServer, embedded_broker, free_port, redis_server_path, until
 from tests.stack_process import StackProcess, children, lives, stack_environment
 
-pytestmark = pytest.mark.skipif(redis_server_path() is None, reason="no redis-server")
+pytestmark = pytest.mark.skipif(redis_server_path() is None and not IN_CI, reason="no redis-server")
 
 
 def get(http_address: str, path: str) -> tuple[int, bytes]:

@@ -60,6 +60,7 @@ class Stack:
     def __init__(self, environment: Mapping[str, str], on_line: Callable[[str], None]) -> None:
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._said: deque[str] = deque(maxlen=30)
+        self._was_ready = False
         self._process = _launch([sys.executable, "-m", "services.stack"], "SIGTERM", environment)
 
         def heard(line: str) -> None:
@@ -77,6 +78,7 @@ class Stack:
             check()
             try:
                 line: dict[str, Any] = json.loads(self._answers.get(timeout=0.1))
+                self._was_ready = True
                 return line
             except queue.Empty:
                 self.check()
@@ -86,8 +88,15 @@ class Stack:
         if self._process.poll() is not None:
             for thread in self._threads:
                 thread.join(1.0)
+            if not self._was_ready:
+                raise DemoFailed("the system did not start: see above")
             said = "\n".join(f"    {line}" for line in self._said)
             raise DemoFailed(f"the stack ended with exit code {self._process.returncode}:\n{said}")
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is something to stop."""
+        return self._process.poll() is None
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if that does not help: its children die with it."""

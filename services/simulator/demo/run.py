@@ -25,7 +25,7 @@ from shared.adapters.kafka_reader import OffsetReader
 from shared.adapters.settings import KafkaSettings
 
 _TICK_S = 0.25
-_LEAST_MEASURED_S = 15.0  # with the model live, however long the training took
+_LEAST_MEASURED = 0.25  # of the whole length with the model live, however long the training took
 _COLLECTING_SHARE = 0.35
 _SWAP_S = 30.0
 _TRAINING_LIMIT_S = 600.0
@@ -58,6 +58,7 @@ class Demo:
         self._topic_at, self._topic_ends = 0.0, 0
         self._kafka = KafkaSettings()
         self._http = ""
+        self._ending = False
 
     def ask_to_stop(self) -> None:
         """For signal handlers."""
@@ -91,7 +92,9 @@ class Demo:
         for part in self._closing:
             part.close()
         if self._stack is not None:
-            self._view.say("stopping")
+            if self._stack.runs:
+                self._view.say("stopping")
+            self._ending = True
             self._stack.stop()
 
     def _start(self) -> Streamer:
@@ -118,7 +121,7 @@ class Demo:
         """The stack's progress while it starts; later only what it says of accidents."""
         if self._http and self._console.is_terminal:
             self._board.notices.append(line)
-        else:
+        elif not self._ending:
             self._view.say(line)
 
     def _collect(self, streamer: Streamer) -> None:
@@ -165,7 +168,7 @@ class Demo:
     def _measure(self, streamer: Streamer) -> None:
         self._board.hits = Hits()
         self._view.phase, self._view.detail = "3/3 serving from the model", ""
-        self._seconds = max(self._seconds, time.monotonic() - self._began + _LEAST_MEASURED_S)
+        self._seconds = max(self._seconds, time.monotonic() - self._began + _LEAST_MEASURED * self._seconds)
         while time.monotonic() - self._began < self._seconds and not self._board.exhausted:
             self._tick()
 
