@@ -49,9 +49,7 @@ def test_large_catalogues_have_the_same_baseline() -> None:
 
 
 @pytest.mark.parametrize("score_bytes", [1, 400, 64 << 20])
-def test_evaluate_equals_event_by_event_in_double_precision(
-    score_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_equals_event_by_event_in_double_precision(score_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SCORE_BYTES", score_bytes)
     weights = Network(30, 8, torch.Generator().manual_seed(1)).weights()
     weights["item_bias"] = torch.linspace(-1, 1, 30)
