@@ -90,10 +90,17 @@ class System:
                 ensure_topics(kafka)
             return KafkaPublisher(kafka)
 
+        def updates() -> KafkaReader:
+            self.topics.describe(kafka.topic_state_updates)  # one that is missing would be waited for in silence
+            return KafkaReader(kafka, kafka.topic_state_updates, settings.recommender_group)
+
         self.outbox = Outbox(publisher, settings.http_kafka_timeout_ms / 1000)
         ids = Ids()
+        names = TopicNames(
+            kafka.topic_interactions, kafka.topic_recommendations, kafka.topic_state_updates, kafka.topic_forgets
+        )
         self.emitter = Emitter(
-            lambda: KafkaReader(kafka, kafka.topic_state_updates, settings.recommender_group),
+            updates,
             publisher,
             self.ranker,
             ids,
@@ -104,11 +111,8 @@ class System:
         )
         self.emits = settings.emit_topic
         self.readiness = Readiness(
-            {"redis": self.store.server_id, "kafka": lambda: self.probes.describe(kafka.topic_interactions)},
+            {"redis": self.store.server_id, "kafka": lambda: [self.probes.describe(name) for name in names]},
             self._notes,
-        )
-        names = TopicNames(
-            kafka.topic_interactions, kafka.topic_recommendations, kafka.topic_state_updates, kafka.topic_forgets
         )
         self.parts = Parts(
             self.ranker,

