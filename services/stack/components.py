@@ -56,7 +56,9 @@ def reachable(host: str) -> str:
 
 def service_environment(base: Mapping[str, str], addresses: Addresses, settings: StackSettings) -> dict[str, str]:
     """The environment of every service: the stack's own, with the addresses of this stack."""
-    environment = {"LOG_FORMAT": "text", "CONSUMER_HOST": _LOCAL, **base}
+    # A killed consumer's partitions are free after the session timeout: the least that Kafka allows by default.
+    defaults = {"LOG_FORMAT": "text", "CONSUMER_HOST": _LOCAL, "CONSUMER_SESSION_TIMEOUT_MS": "6000"}
+    environment = {**defaults, **base}
     if addresses.kafka_is_ours:
         for name in _OF_OTHER_KAFKA:
             environment.pop(name, None)
