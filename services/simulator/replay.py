@@ -121,9 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(argv, (__doc__ or "").split(":")[0])
         kafka = recognise(KafkaSettings())
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, lambda *_: progress.stop.set())
         code = _replay(args, kafka, progress)
+    except KeyboardInterrupt:
+        return _INTERRUPTED  # nothing was sent yet
     except Unavailable as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
@@ -146,6 +146,8 @@ def _replay(args: argparse.Namespace, kafka: KafkaSettings, progress: Progress) 
         ensure_topics(kafka)
     publisher = KafkaPublisher(kafka)
     limiter = keep_up(kafka, args.max_lag)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # from here on a stop waits for what was sent
+        signal.signal(signum, lambda *_: progress.stop.set())
     try:
         with StreamReport(rows.height) as report:
             pace = Pace(args.rate, args.speed)
