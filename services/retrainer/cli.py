@@ -18,7 +18,7 @@ from shared.model.config import ModelConfig, TrainConfig
 
 USAGE_ERROR = 2
 THREADS = 1
-"""Of torch. A second one gains a fifth on an idle machine, and costs a factor of four to twenty on a busy one, where
+"""Of torch. A second one trains 1.4 times as fast on an idle machine, but 4 to 20 times slower on a busy one, where
 each of its many short parallel sections waits for the slower core; and a retrainer runs beside busy services."""
 INTERRUPTED = 130
 

@@ -10,7 +10,7 @@ from shared.model.config import ModelConfig, TrainConfig
 from shared.model.evaluate import evaluate, popularity
 from shared.model.fit import fit
 from shared.model.network import Network, Weights, check_weights, grow
-from shared.model.train import Progress, Trainer, TrainerState
+from shared.model.train import Progress, Trainer, TrainerState, drop
 from tests.unit.test_model_dataset import sessions_of
 
 SMALL = TrainConfig(
@@ -181,3 +181,11 @@ def test_small_logs_get_more_epochs() -> None:
     assert config.settled(4362).epochs == 24  # 200 updates of 512 pairs
     assert config.settled(10).epochs == 50
     assert TrainConfig(epochs=3).settled(10).epochs == 3
+
+
+def test_dropout_keeps_the_mean() -> None:
+    values = torch.ones(400, 256)
+    thinned = drop(values, 0.25, np.random.default_rng(0))
+    assert thinned.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert thinned.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert drop(values, 0.0, np.random.default_rng(0)) is values
