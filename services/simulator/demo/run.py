@@ -134,7 +134,7 @@ class Demo:
 
     def _train(self, streamer: Streamer) -> int:
         table = streamer.history_table()
-        streamer.rate = self._settings.demo_rate
+        streamer.rate = self._settings.demo_rate or self._source.plan.rate
         streamer.asking = True
         self._board.hits = Hits()
         data = self._folder / "history.parquet"

@@ -13,6 +13,8 @@ class DemoSettings(BaseSettings):
 
     demo_seconds: float = Field(0.0, ge=0, description="whole length; 0: 90 on shoppers, 150 on a log")
     demo_history: int = Field(0, ge=0, description="events to train on; 0: 16,000 of shoppers, 230,000 of a log")
-    demo_rate: float = Field(200.0, gt=0, description="events a second, once the model is in training")
+    demo_rate: float = Field(
+        0.0, ge=0, description="events a second after the first part; 0: 200 of shoppers, 100 of a log"
+    )
     demo_seed: int = Field(1, description="of the shoppers and of the training")
     demo_keep: bool = Field(False, description="after the summary, stream on and serve until Ctrl-C")

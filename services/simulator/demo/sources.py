@@ -13,16 +13,19 @@ from shared.core.errors import LogUnreadable
 from shared.core.events import Interaction
 
 _LEAST_EVENTS = 2_000
+# A user's state is carried from one session to the next, so that is what the model learns from.
+_AS_SERVED = ("--sequence", "user")
 _HISTORY = 230_000  # half a minute to stream, half a minute to train on
 _LARGEST_SHARE = 0.6  # of a small log goes into training, so that something remains to stream
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a source is streamed: ``history`` events at ``history_rate`` a second to train on, then the rest."""
+    """How a source is streamed: ``history`` events at ``history_rate`` a second to train on, then on at ``rate``."""
 
     history: int
     history_rate: float
+    rate: float
     seconds: float
     train_flags: tuple[str, ...]
 
@@ -41,7 +44,7 @@ class ShopperSource:
     """Simulated shoppers, who act now. Event ids are new in each run, in case the broker and Redis are not."""
 
     def __init__(self, seed: int) -> None:
-        self.plan = Plan(16_000, 800.0, 90.0, ("--epochs", "10", "--width", "64"))
+        self.plan = Plan(16_000, 800.0, 200.0, 90.0, ("--epochs", "10", "--width", "64", *_AS_SERVED))
         self.title = "simulated shoppers"
         self._shoppers = Shoppers(seed=seed)
         self._run = f"{time.time_ns() // 1_000_000:x}"
@@ -64,7 +67,7 @@ class LogSource:
         if log.events.height < _LEAST_EVENTS:
             raise LogUnreadable(f"{path}: {log.events.height:,} events are too few for the demo; {_LEAST_EVENTS:,} do")
         history = min(_HISTORY, int(log.events.height * _LARGEST_SHARE))
-        self.plan = Plan(history, 12_000.0, 150.0, ("--epochs", "2"))
+        self.plan = Plan(history, 12_000.0, 100.0, 150.0, ("--epochs", "2", *_AS_SERVED))
         self.title = f"{path} ({log.events.height:,} events)"
         self._events = interactions(log.events.with_row_index("row"))
 

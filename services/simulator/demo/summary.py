@@ -27,7 +27,7 @@ def summary(board: Board, history: int, seconds: float) -> list[str]:
         f"  of the {hits.by_model.actions:,} that had a ranking from the model (the others were new users): "
         f"{per_cent(hits.by_model.held_share)}, trending {per_cent(hits.by_model.trending_share)}",
     ]
-    if hits.unknown:
+    if hits.unknown > 0.001 * total.actions:
         share = per_cent(hits.unknown / max(1, total.actions))
         lines.append(
             f"  {share} of the actions were on items that came after the training, which the model cannot know"
