@@ -197,6 +197,7 @@ def _server(system: System, settings: RecommenderSettings) -> uvicorn.Server:
             log_config=None,
             server_header=False,
             date_header=False,
+            timeout_keep_alive=30,
             timeout_graceful_shutdown=10,
         )
     )
@@ -212,8 +213,9 @@ def main(arguments: Sequence[str] = ()) -> int:
         print(f"settings: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return 2
     torch.set_num_threads(settings.torch_threads)
-    # The server's and the ranker's thread take turns; the default of 5 ms makes each wait long for the other.
-    sys.setswitchinterval(0.0005)
+    # Threads of the server, the ranker and the emitter take turns, several times in each batch: by default each waits
+    # up to 5 ms for its turn while another computes.
+    sys.setswitchinterval(0.00005)
     system = System(settings, kafka, redis, registry, events, trending)
     server = _server(system, settings)
     # uvicorn raises the signal that ended it once more when it is done: then ours only notes it, and the rest stops.
