@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,6 +60,10 @@ def service_environment(base: Mapping[str, str], addresses: Addresses, settings:
     # A killed consumer's partitions are free after the session timeout: the least that Kafka allows by default.
     defaults = {"LOG_FORMAT": "text", "CONSUMER_HOST": _LOCAL, "CONSUMER_SESSION_TIMEOUT_MS": "6000"}
     environment = {**defaults, **base}
+    if not addresses.kafka_is_ours:
+        # Known by name, a consumer that was killed and started again has its partitions back at once. The name is
+        # this stack's alone: another on the same broker must not be taken for it. The mock broker has no such names.
+        environment.setdefault("CONSUMER_INSTANCE_ID", f"stack-{uuid.uuid4().hex}")
     if addresses.kafka_is_ours:
         for name in _OF_OTHER_KAFKA:
             environment.pop(name, None)

@@ -14,6 +14,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import OffsetAndMetadata
 
 from shared.adapters.kafka_client import TopicAdmin, client_config, unavailable
+from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import ConsumerSettings, KafkaSettings
 from shared.core.errors import TopicMissing, TopicRecreated
 from shared.core.ports import Headers, Polled, Record
@@ -73,7 +74,7 @@ class KafkaInteractionSource:
             )
         except (kafka_errors.KafkaError, OSError) as error:
             raise unavailable(kafka, error) from error
-        self._consumer.subscribe([self.topic], listener=_Listener(self))
+        self._membership = Membership(self._consumer, kafka, consumer.consumer_group, self.topic, _Listener(self))
 
     def note_assigned(self, partitions: list[TopicPartition]) -> None:
         """From the rebalance listener."""
@@ -95,6 +96,10 @@ class KafkaInteractionSource:
 
     def poll(self, timeout_s: float, max_records: int) -> Polled:
         """See InteractionSource. New partitions bring no records before ``seek``."""
+        if self._membership.look():
+            self.note_revoked(list(self._consumer.assignment()))
+            self._assigned.clear()
+            self._membership.rejoin()
         records: defaultdict[int, list[Record]] = defaultdict(list)
         count = 0
         deadline = time.monotonic() + timeout_s
@@ -181,6 +186,7 @@ class KafkaInteractionSource:
     def close(self) -> None:
         """See InteractionSource."""
         self._consumer.close(autocommit=False, timeout_ms=5000)
+        self._membership.close()
         self._admin.close()
 
 

@@ -83,6 +83,23 @@ class TopicAdmin:
         life = f"{self._cluster}/{answer.get('topic_id') or ''}"
         return life, sorted(p["partition_index"] for p in answer["partitions"])
 
+    def unassigned(self, group: str, topic: str) -> set[int]:
+        """Partitions that no member of the group owns; none while it rebalances. Raises as ``describe``."""
+        _, partitions = self.describe(topic)
+        try:
+            described = self._admin().describe_groups([group])[group]
+        except (kafka_errors.KafkaError, OSError, KeyError) as error:
+            self.close()
+            raise unavailable(self._settings, error) from error
+        if described.get("group_state") in ("PreparingRebalance", "CompletingRebalance"):
+            return set()
+        free = set(partitions)
+        for member in described["members"]:
+            for owned in (member.get("member_assignment") or {}).get("assigned_partitions", ()):
+                if owned["topic"] == topic:
+                    free -= set(owned["partitions"])
+        return free
+
     def _missing(self, topic: str) -> TopicMissing:
         return TopicMissing(f"Kafka at {self._settings.kafka_bootstrap_servers} has no topic {topic!r}")
 

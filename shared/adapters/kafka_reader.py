@@ -10,6 +10,7 @@ from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
 from shared.adapters.kafka_client import client_config, unavailable
+from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import KafkaSettings
 from shared.core.ports import Record
 
@@ -64,7 +65,6 @@ class KafkaReader:
         self._topic = topic
         try:
             self._consumer = KafkaConsumer(
-                topic,
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
@@ -75,9 +75,12 @@ class KafkaReader:
             )
         except (kafka_errors.KafkaError, OSError) as error:
             raise unavailable(settings, error) from error
+        self._membership = Membership(self._consumer, settings, group, topic)
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
-        """The next records, in offset order within each partition. Raises Unavailable."""
+        """The next records, in offset order within each partition. Raises TopicMissing, Unavailable."""
+        if self._membership.look():
+            self._membership.rejoin()
         try:
             polled = self._consumer.poll(round(timeout_s * 1000), max_records=max_records)
         except (kafka_errors.KafkaError, OSError) as error:
@@ -113,6 +116,7 @@ class KafkaReader:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close(autocommit=False, timeout_ms=5000)
+        self._membership.close()
 
 
 class OffsetReader:

@@ -14,7 +14,6 @@ from shared.core.errors import TopicMissing, TopicRecreated, Unavailable
 from shared.core.ports import Headers, Polled, Record, StateWrite
 from shared.core.state import token_of
 
-
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 

@@ -1,0 +1,78 @@
+"""Taking part in a consumer group, in spite of what kafka-python 3.0.12 gets wrong about it.
+
+It may elect a leader that does not know the topic yet: the leader hands out nothing, and does not notice when it
+learns better. Or it takes itself for a member while the broker knows of none. Either way the partitions stay with
+nobody. With the topic known before the subscription both became rare; and from time to time a member looks whether
+partitions are left over, and if they are, joins again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from kafka import KafkaConsumer
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+
+from shared.adapters.kafka_client import TopicAdmin
+from shared.adapters.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 3.0
+"""How often a member looks. Partitions must be left over twice in a row: a rebalance may be about to begin."""
+
+
+class Membership:
+    """One consumer's part in a group on one topic."""
+
+    def __init__(
+        self,
+        consumer: KafkaConsumer,
+        settings: KafkaSettings,
+        group: str,
+        topic: str,
+        listener: ConsumerRebalanceListener | None = None,
+    ) -> None:
+        self._consumer = consumer
+        self._embedded = bool(settings.kafka_api_version)
+        self._admin = TopicAdmin(settings)
+        self._group = group
+        self._topic = topic
+        self._listener = listener
+        self._looked_at = time.monotonic()
+        self._left_over: set[int] = set()
+        self._join()
+
+    def _join(self) -> None:
+        self._consumer.partitions_for_topic(self._topic)
+        self._consumer.subscribe([self._topic], listener=self._listener)
+
+    def look(self) -> bool:
+        """To be called with every poll; true where the consumer must join again: see ``rejoin``.
+
+        Raises TopicMissing, Unavailable.
+        """
+        if time.monotonic() - self._looked_at < _LOOK_S:
+            return False
+        self._looked_at = time.monotonic()
+        if self._embedded:  # it cannot be asked about groups; but there, a group has one member
+            left_over = set() if self._consumer.assignment() else {-1}
+        else:
+            left_over = self._admin.unassigned(self._group, self._topic)
+        twice = left_over & self._left_over
+        self._left_over = left_over
+        return bool(twice)
+
+    def rejoin(self) -> None:
+        """Leave the group and join it again. What the consumer owned, it owns no more."""
+        place: dict[str, Any] = {"topic": self._topic, "group": self._group, "partitions": sorted(self._left_over)}
+        log.warning("nobody reads these partitions: joining the group again", extra=place)
+        self._left_over = set()
+        self._consumer.unsubscribe()
+        self._join()
+
+    def close(self) -> None:
+        """Close the connection that asks about the group."""
+        self._admin.close()
