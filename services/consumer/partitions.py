@@ -108,7 +108,8 @@ class Partitions:
 
     def server_changed(self) -> bool:
         """Whether the store is another run of the server than the one that our states were written to."""
-        return bool(self.owned) and self._store.server_id() != self._server
+        server = self._store.server_id()  # asked without partitions too: it tells whether the store is there
+        return bool(self.owned) and server != self._server
 
     def topic_changed(self) -> bool:
         """Whether the topic behind our offsets was made anew. Raises TopicMissing, Unavailable."""

@@ -33,6 +33,8 @@ _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _REVOKE_WAIT_S = 5.0
 """How long a rebalance waits for the batch in hand. Past it the new owner reads the batch again: harmless."""
 _FLUSH_S = 30.0
+_JOIN_S = 15.0
+"""After so long without partitions, a member is a spare one: a dead member's are free after 10 s."""
 
 
 class ConsumerService:
@@ -61,6 +63,7 @@ class ConsumerService:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._inflight: Future[None] | None = None
         self._committed_at = time.monotonic()
+        self._started_at = time.monotonic()
         self._to_take: set[int] = set()
         self._rewind: str | None = None
         self._failures = 0
@@ -92,7 +95,9 @@ class ConsumerService:
         except (Unavailable, TopicMissing, TopicRecreated) as error:
             self._fail(error)
             return False
-        self._failures, self.problem = 0, None
+        # A member without partitions is ready as well, where there are more members than partitions.
+        joined = self._partitions.owned or time.monotonic() - self._started_at > _JOIN_S
+        self._failures, self.problem = 0, None if joined else "joining the consumer group"
         return idle
 
     def _turn(self) -> bool:

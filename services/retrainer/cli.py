@@ -23,8 +23,8 @@ each of its many short parallel sections waits for the slower core; and a retrai
 INTERRUPTED = 130
 
 
-def add_log_flags(parser: argparse.ArgumentParser) -> None:
-    """How to read a log."""
+def add_log_flags(parser: argparse.ArgumentParser, sequence: str) -> None:
+    """How to read a log; ``sequence`` is the default of that flag."""
     parser.add_argument("--format", metavar="NAME", help=f"layout of the log: {', '.join({**FAMILIES, **FORMATS})}")
     parser.add_argument(
         "--column",
@@ -36,8 +36,9 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequence",
         choices=("auto", "session", "user"),
-        default="auto",
-        help="what one training sequence is; auto: the session where an event has one, else the user",
+        default=sequence,
+        help="what one sequence is: the session; the user, all sessions one after the other, as states are carried "
+        f"when serving; auto: the session where an event has one, else the user (default: {sequence})",
     )
 
 

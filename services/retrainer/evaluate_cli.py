@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", required=True, help="the log to rank: items that training has not seen are dropped")
     parser.add_argument("--model-uri", help="evaluate a published model of this registry")
     parser.add_argument("--version", help="of the published model; default: the current one")
-    add_log_flags(parser)
+    add_log_flags(parser, sequence="auto")
     add_train_flags(parser)
     args = parser.parse_args(argv)
     return finish(lambda: _published(args) if args.model_uri else _fresh(args), args.threads)

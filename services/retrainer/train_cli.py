@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what to publish: the evaluated model after it has learnt the held-out sessions too; one trained anew on "
         "all; or the evaluated one as it is",
     )
-    add_log_flags(parser)
+    add_log_flags(parser, sequence="user")
     add_train_flags(parser)
     args = parser.parse_args(argv)
     return finish(lambda: _train(args), args.threads)
