@@ -23,11 +23,18 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 4096
 """Requests in the queue: a few seconds of work. More would only be answered after their deadline."""
 
-_BESIDE_HTTP = 4
-"""Users of the topic ranked in the same batch as HTTP requests: about 0.5 ms, so that emission never stands still."""
+_TOPIC_USERS = 16
+"""Users of the topic ranked at once: 2 to 4 ms for 50,000 items."""
 
-_WITHOUT_HTTP = 4
-"""Users of the topic in a batch of their own: a request that comes meanwhile waits 1.2 ms at most (50,000 items)."""
+_TOPIC_REST = 3
+"""While HTTP requests come, the topic pauses so many times as long as it took: a quarter of the time is its own.
+
+So few requests meet a batch of the topic, and it never stands still. Taken into the batches of HTTP instead, a few
+users at a time, it doubled the p90 of 1,000 requests a second: nearly every batch then had something to compute.
+"""
+
+_HTTP_QUIET_S = 0.05
+"""Without a request for so long, the topic takes all the time it needs."""
 
 
 @dataclass(slots=True)
@@ -57,6 +64,7 @@ class Ranker:
         self._inbox: queue.SimpleQueue[_Request | _Bundle | str | None] = queue.SimpleQueue()
         self._waiting: deque[_Request] = deque()
         self._bundles: deque[_Bundle] = deque()
+        self._last_request = self._topic_due = 0.0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="ranker", daemon=True)
 
@@ -105,30 +113,43 @@ class Ranker:
     def _run(self) -> None:
         while self._gather():
             requests = self._next_requests()
-            bundle = self._bundles[0] if self._bundles else None
-            room = _BESIDE_HTTP if requests else _WITHOUT_HTTP
-            extra = bundle.queries[len(bundle.outcomes) :][:room] if bundle else ()
-            try:
-                outcomes = self._batches.rank([*(r.query for r in requests), *extra])
-            except Exception as error:  # one bad batch must not end the thread that all wait for
-                log.exception("a batch could not be ranked")
-                outcomes = [Unavailable(f"ranking failed: {error!r}")] * (len(requests) + len(extra))
-            self._metrics.batch.observe(len(outcomes))
-            self._answer(requests, outcomes[: len(requests)])
-            if bundle is not None:
-                bundle.outcomes += outcomes[len(requests) :]
-                if len(bundle.outcomes) == len(bundle.queries):
-                    self._bundles.popleft()
-                    bundle.future.set_result(bundle.outcomes)
+            if requests:
+                self._last_request = time.monotonic()
+                self._answer(requests, self._rank([r.query for r in requests]))
+            if self._bundles and time.monotonic() >= self._topic_due:
+                self._rank_for_topic(self._bundles[0])
+
+    def _rank_for_topic(self, bundle: _Bundle) -> None:
+        started = time.monotonic()
+        bundle.outcomes += self._rank(bundle.queries[len(bundle.outcomes) :][:_TOPIC_USERS])
+        if len(bundle.outcomes) == len(bundle.queries):
+            self._bundles.popleft()
+            bundle.future.set_result(bundle.outcomes)
+        now = time.monotonic()
+        self._topic_due = now + _TOPIC_REST * (now - started) if now - self._last_request < _HTTP_QUIET_S else now
+
+    def _rank(self, queries: Sequence[Query]) -> list[Outcome]:
+        self._metrics.batch.observe(len(queries))
+        try:
+            return self._batches.rank(queries)
+        except Exception as error:  # one bad batch must not end the thread that all wait for
+            log.exception("a batch could not be ranked")
+            return [Unavailable(f"ranking failed: {error!r}")] * len(queries)
 
     def _gather(self) -> bool:
-        """Take over all that came; wait if there is nothing to do. False at the end."""
+        """Take over all that came; wait while there is nothing to do. False at the end."""
         while True:
             idle = not (self._waiting or self._bundles)
             if self._stopping and idle:
                 return False
+            pause = 0.0 if self._waiting else self._topic_due - time.monotonic()
             try:
-                arrived = self._inbox.get(block=idle)
+                if idle:
+                    arrived = self._inbox.get()
+                elif pause > 0:
+                    arrived = self._inbox.get(timeout=pause)
+                else:
+                    arrived = self._inbox.get_nowait()
             except queue.Empty:
                 return True
             if isinstance(arrived, _Request):

@@ -127,3 +127,16 @@ def test_trending_survives_damage_and_absence(twin, caplog):
     twin.trending._ask_after = 0
     twin.trending.refresh()  # the partitions known so far are enough
     assert twin.trending.current.items == ("a", "b")
+
+
+def test_a_large_round_and_requests_are_answered_side_by_side(twin):
+    users = [f"u{n}" for n in range(300)]
+    for user in users:
+        twin.act(user, "item-1", "item-2")
+    from services.recommender.queries import Answer, Query
+
+    bundle = twin.ranker.ask_later([Query(user, 5) for user in users])
+    responses = twin.calls(*(("GET", f"/v1/users/{user}/recommendations?k=5", {}) for user in users[:50]))
+    outcomes = bundle.result(timeout=20)
+    assert [outcome.user_id for outcome in outcomes if isinstance(outcome, Answer)] == users
+    assert {response.status_code for response in responses} == {200}
