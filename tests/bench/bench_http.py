@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ def _measured(folder: Path, env: dict[str, str], users: Path, feed: list[str], s
         emitted = "driftwood_emitted_total"
         if "RANK_CACHE_USERS" not in env:
             until(lambda: metric(address, emitted) >= size.users, 120, "the backlog of emission")
+            until(lambda: _still(address, emitted), 120, "the end of that backlog")
         with process("tests.bench.event_feed", env, *feed, "--rate", str(EVENTS_PER_S), log=folder / "feed.log"):
             until(lambda: metric(address, emitted), 60, "emission")
             load(address, users, RATE, 2.0)  # warm-up
@@ -157,6 +159,13 @@ def _measured(folder: Path, env: dict[str, str], users: Path, feed: list[str], s
         "events_per_second": EVENTS_PER_S,
         "emitted_per_second": round(rankings / size.seconds, 1),
     }
+
+
+def _still(address: str, name: str) -> bool:
+    """Whether a counter stands still for a second."""
+    before = metric(address, name)
+    time.sleep(1)
+    return metric(address, name) == before
 
 
 def peer(folder: Path, size: Size) -> dict[str, Any] | None:
