@@ -44,11 +44,15 @@ class Partitions:
 
     def take(self, partitions: Iterable[int]) -> None:
         """Own these from now on, and read them from where the states in Redis stand."""
-        numbers = sorted(partitions)
-        if not numbers:
+        wanted = sorted(partitions)
+        if not wanted:
             return
         server = self._store.server_id()
-        lives = self._source.incarnations(numbers)
+        lives = self._source.incarnations(wanted)
+        numbers = sorted(lives)
+        self.drop(set(wanted) - set(numbers))  # a topic made anew may have fewer
+        if not numbers:
+            return
         bounds = self._source.bounds(numbers)
         stored = self._store.read_progress(self._source.topic, numbers)
         taken: dict[int, Partition] = {}
@@ -114,7 +118,7 @@ class Partitions:
     def topic_changed(self) -> bool:
         """Whether the topic behind our offsets was made anew. Raises TopicMissing, Unavailable."""
         lives = self._source.incarnations(list(self.owned))
-        return any(life != self._life for life in lives.values())
+        return len(lives) < len(self.owned) or any(life != self._life for life in lives.values())
 
     def restart(self) -> None:
         """Take all owned partitions over again, after the store or the topic changed under us.

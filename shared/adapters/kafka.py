@@ -144,8 +144,8 @@ class KafkaInteractionSource:
 
     def incarnations(self, partitions: Sequence[int]) -> dict[int, str]:
         """See InteractionSource."""
-        life, _ = self._admin.describe(self.topic)
-        return dict.fromkeys(partitions, life)
+        life, existing = self._admin.describe(self.topic)
+        return dict.fromkeys([p for p in partitions if p in existing], life)
 
     def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
         """See InteractionSource."""
@@ -153,7 +153,7 @@ class KafkaInteractionSource:
         try:
             first = self._consumer.beginning_offsets(tps, timeout_ms=5000)
             end = self._consumer.end_offsets(tps, timeout_ms=5000)
-        except (kafka_errors.KafkaError, OSError) as error:
+        except (kafka_errors.KafkaError, OSError, KeyError) as error:  # KeyError: a partition that is gone
             raise unavailable(self._kafka, error) from error
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 

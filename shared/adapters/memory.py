@@ -223,7 +223,7 @@ class MemoryInteractionSource:
         logs = self._logs()
         records: dict[int, Sequence[Record]] = {}
         for partition, position in self._positions.items():
-            if position is None or self._held or max_records <= 0:
+            if position is None or self._held or max_records <= 0 or partition >= len(logs):
                 continue
             if position > len(logs[partition]):
                 raise TopicRecreated(f"offset {position} of {self.topic}/{partition} is outside the log")
@@ -246,8 +246,8 @@ class MemoryInteractionSource:
 
     def incarnations(self, partitions: Sequence[int]) -> dict[int, str]:
         """See InteractionSource."""
-        self._logs()
-        return dict.fromkeys(partitions, self._broker.topics[self.topic].life)
+        count = len(self._logs())
+        return dict.fromkeys([p for p in partitions if p < count], self._broker.topics[self.topic].life)
 
     def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
         """See InteractionSource."""
@@ -268,7 +268,7 @@ class MemoryInteractionSource:
     def lag(self) -> dict[int, int]:
         """See InteractionSource."""
         logs = self._logs()
-        return {p: len(logs[p]) - at for p, at in self._positions.items() if at is not None}
+        return {p: len(logs[p]) - at for p, at in self._positions.items() if at is not None and p < len(logs)}
 
     def close(self) -> None:
         """See InteractionSource."""

@@ -81,7 +81,7 @@ class InteractionSource(Protocol):
         """
 
     def incarnations(self, partitions: Sequence[int]) -> dict[int, str]:
-        """Names the present life of the topic, for each partition, asked of the broker now."""
+        """Names the present life of the topic, for each partition that exists, asked of the broker now."""
 
     def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
         """partition -> (first offset that can be read, next offset to be written)."""
