@@ -206,7 +206,13 @@ def run(quick: bool = False) -> dict[str, Any]:
     size = QUICK if quick else Size()
     with tempfile.TemporaryDirectory(prefix="driftwood-bench-") as name:
         folder = Path(name)
-        results: dict[str, Any] = {"items": size.items, "width": size.width, "users": size.users, **ours(folder, size)}
+        results: dict[str, Any] = {"items": size.items, "width": size.width, "users": size.users}
+        try:
+            results |= ours(folder, size)
+        except AssertionError:
+            for log in sorted(folder.glob("*.log")):
+                sys.stderr.write(f"--- {log.name}\n{log.read_text()[-2000:]}\n")
+            raise
         other = peer(folder, size)
     if other is not None:
         mine = results["default"]
