@@ -123,11 +123,11 @@ def ours(folder: Path, size: Size) -> dict[str, Any]:
             "CONSUMER_HOST": "127.0.0.1", "CONSUMER_PORT": str(free_port()), "HTTP_HOST": "127.0.0.1",
         }  # fmt: skip
         consumer = f"127.0.0.1:{env['CONSUMER_PORT']}"
-        stack.enter_context(process("services.consumer", env, log=folder / "consumer.log"))
-        until(lambda: answers(f"http://{consumer}/readyz"), 60, "consumer")
         feed = ["--users", str(size.users), "--items", str(size.items)]
         command = [sys.executable, "-m", "tests.bench.event_feed", *feed, "--count", str(3 * size.users)]
         subprocess.run(command, cwd=ROOT, env=env, check=True)
+        stack.enter_context(process("services.consumer", env, log=folder / "consumer.log"))
+        until(lambda: answers(f"http://{consumer}/readyz"), 60, "consumer")
         applied = 'driftwood_consumer_events_total{outcome="applied"}'
         until(lambda: metric(consumer, applied) >= 3 * size.users, 120, "states")
         for name, more in (("default", {}), ("nothing_cached", {"RANK_CACHE_USERS": "0"})):
