@@ -5,7 +5,7 @@ from __future__ import annotations
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from shared.adapters.kafka_client import client_config, unavailable
+from shared.adapters.kafka_client import bounded, client_config, unavailable
 from shared.adapters.settings import KafkaSettings
 
 
@@ -27,7 +27,7 @@ class GroupLag:
     def lag(self) -> int:
         """Records of all partitions that the group has not committed yet. Raises Unavailable."""
         try:
-            numbers = self._consumer.partitions_for_topic(self._topic) or ()
+            numbers = bounded(self._settings, lambda: self._consumer.partitions_for_topic(self._topic)) or ()
             partitions = [TopicPartition(self._topic, number) for number in numbers]
             ends = self._consumer.end_offsets(partitions)
             # A group that has committed nothing begins at the start of what the broker still keeps.

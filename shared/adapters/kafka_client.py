@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
@@ -10,6 +13,8 @@ from kafka.net.compat import KafkaNetClient
 
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import TopicMissing, Unavailable
+
+T = TypeVar("T")
 
 
 def _client_that_makes_no_topics(**configs: Any) -> KafkaNetClient:
@@ -51,6 +56,27 @@ def unavailable(settings: KafkaSettings, error: Exception) -> Unavailable:
     return Unavailable(f"Kafka at {settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}")
 
 
+def bounded(settings: KafkaSettings, work: Callable[[], T], seconds: float = 8.0) -> T:
+    """What ``work`` gives, in a thread of its own.
+
+    kafka-python 3.0.12 waits without end in some calls, if an answer is lost while it connects. Raises Unavailable
+    after ``seconds``; the thread is left behind, and whoever called must begin with a new client.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="kafka-call", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError as error:
+        raise unavailable(settings, error) from error
+
+
 class TopicAdmin:
     """Questions about topics, asked of the broker now."""
 
@@ -69,7 +95,10 @@ class TopicAdmin:
     def describe(self, topic: str) -> tuple[str, list[int]]:
         """(the name of the topic's present life, its partitions). Raises TopicMissing, Unavailable."""
         try:
-            answer = self._admin().describe_topics([topic])[0]
+            answer = bounded(self._settings, lambda: self._admin().describe_topics([topic])[0])
+        except Unavailable:
+            self._client = None  # it hangs: closing it might as well
+            raise
         except kafka_errors.UnknownTopicOrPartitionError as error:
             raise self._missing(topic) from error
         except (kafka_errors.KafkaError, OSError) as error:
@@ -87,7 +116,10 @@ class TopicAdmin:
         """Partitions that no member of the group owns; none while it rebalances. Raises as ``describe``."""
         _, partitions = self.describe(topic)
         try:
-            described = self._admin().describe_groups([group])[group]
+            described = bounded(self._settings, lambda: self._admin().describe_groups([group])[group])
+        except Unavailable:
+            self._client = None
+            raise
         except (kafka_errors.KafkaError, OSError, KeyError) as error:
             self.close()
             raise unavailable(self._settings, error) from error

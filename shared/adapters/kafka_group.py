@@ -15,13 +15,17 @@ from typing import Any
 from kafka import KafkaConsumer
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 
-from shared.adapters.kafka_client import TopicAdmin
+from shared.adapters.kafka_client import TopicAdmin, bounded
 from shared.adapters.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 3.0
 """How often a member looks. Partitions must be left over twice in a row: a rebalance may be about to begin."""
+_LOOK_EMBEDDED_S = 15.0
+"""The same with the embedded broker, which takes seconds to let a member in, and cannot be asked how far it is."""
+_MOST_S = 60.0
+"""Each joining again doubles the time to the next look, up to this: joining takes its time on a busy machine."""
 
 
 class Membership:
@@ -36,17 +40,19 @@ class Membership:
         listener: ConsumerRebalanceListener | None = None,
     ) -> None:
         self._consumer = consumer
+        self._settings = settings
         self._embedded = bool(settings.kafka_api_version)
         self._admin = TopicAdmin(settings)
         self._group = group
         self._topic = topic
         self._listener = listener
         self._looked_at = time.monotonic()
+        self._pause_s = self._shortest_s = _LOOK_EMBEDDED_S if self._embedded else _LOOK_S
         self._left_over: set[int] = set()
         self._join()
 
     def _join(self) -> None:
-        self._consumer.partitions_for_topic(self._topic)
+        bounded(self._settings, lambda: self._consumer.partitions_for_topic(self._topic))
         self._consumer.subscribe([self._topic], listener=self._listener)
 
     def look(self) -> bool:
@@ -54,7 +60,7 @@ class Membership:
 
         Raises TopicMissing, Unavailable.
         """
-        if time.monotonic() - self._looked_at < _LOOK_S:
+        if time.monotonic() - self._looked_at < self._pause_s:
             return False
         self._looked_at = time.monotonic()
         if self._embedded:  # it cannot be asked about groups; but there, a group has one member
@@ -63,6 +69,8 @@ class Membership:
             left_over = self._admin.unassigned(self._group, self._topic)
         twice = left_over & self._left_over
         self._left_over = left_over
+        if not left_over:
+            self._pause_s = self._shortest_s
         return bool(twice)
 
     def rejoin(self) -> None:
@@ -70,6 +78,7 @@ class Membership:
         place: dict[str, Any] = {"topic": self._topic, "group": self._group, "partitions": sorted(self._left_over)}
         log.warning("nobody reads these partitions: joining the group again", extra=place)
         self._left_over = set()
+        self._pause_s = min(2 * self._pause_s, _MOST_S)
         self._consumer.unsubscribe()
         self._join()
 

@@ -9,9 +9,10 @@ from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import client_config, unavailable
+from shared.adapters.kafka_client import bounded, client_config, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import KafkaSettings
+from shared.core.errors import Unavailable
 from shared.core.ports import Record
 
 
@@ -129,17 +130,23 @@ class OffsetReader:
     def end_offsets(self, topic: str) -> dict[int, int]:
         """partition -> the next offset to be written. Raises Unavailable."""
         try:
-            if self._consumer is None:
-                self._consumer = KafkaConsumer(
-                    enable_auto_commit=False, request_timeout_ms=10_000, **client_config(self._settings)
-                )
-            partitions = self._consumer.partitions_for_topic(topic) or set()
-            tps = [TopicPartition(topic, p) for p in partitions]
-            ends = self._consumer.end_offsets(tps, timeout_ms=5000)
+            ends = bounded(self._settings, lambda: self._ask(topic))
+        except Unavailable:
+            self._consumer = None  # it hangs: closing it might as well
+            raise
         except (kafka_errors.KafkaError, OSError) as error:
             self.close()
             raise unavailable(self._settings, error) from error
         return {tp.partition: end for tp, end in ends.items()}
+
+    def _ask(self, topic: str) -> dict[TopicPartition, int]:
+        if self._consumer is None:
+            self._consumer = KafkaConsumer(
+                enable_auto_commit=False, request_timeout_ms=10_000, **client_config(self._settings)
+            )
+        partitions = self._consumer.partitions_for_topic(topic) or set()
+        tps = [TopicPartition(topic, p) for p in partitions]
+        return dict(self._consumer.end_offsets(tps, timeout_ms=5000))
 
     def close(self) -> None:
         """Close the connection; the next question opens another."""
