@@ -36,7 +36,6 @@ from shared.adapters.settings import (
     RegistrySettings,
 )
 from shared.core.errors import Unavailable
-from shared.core.events import EventRules
 from shared.model.inference import InferenceModel
 
 log = logging.getLogger("driftwood.consumer")
@@ -84,20 +83,6 @@ def _watch_for_stalls(service: ConsumerService, stall_s: float) -> None:
             log.critical("no turn of the loop for %.0f s (CONSUMER_STALL_S): ending, to be started again", idle_s)
             faulthandler.dump_traceback(all_threads=True)
             os._exit(70)
-
-
-def event_rules(settings: EventSettings) -> EventRules:
-    """The settings as the rules of shared.core."""
-
-    def names(text: str) -> frozenset[str]:
-        return frozenset(name.strip() for name in text.split(",") if name.strip())
-
-    return EventRules(
-        settings.event_max_bytes,
-        settings.event_max_future_s * 1000,
-        names(settings.ignore_event_types),
-        names(settings.advance_event_types),
-    )
 
 
 def main() -> int:
@@ -150,7 +135,7 @@ def main() -> int:
             store,
             publisher,
             lambda: status.watch.current if status.watch else None,
-            event_rules(events),
+            events.rules(),
             Topics(kafka.topic_state_updates, kafka.topic_dlq),
             consumer.recent_items,
             metrics,

@@ -40,8 +40,8 @@ from shared.adapters.settings import (
     RecommenderSettings,
     RedisSettings,
     RegistrySettings,
+    listed,
 )
-from shared.core.events import EventRules
 from shared.model.inference import InferenceModel
 
 log = logging.getLogger("driftwood.recommender")
@@ -122,10 +122,10 @@ class System:
             registry,
             lambda: self.watch.problem,
             self.readiness,
-            event_rules(events),
+            events.rules(),
             kafka.topic_interactions,
             self.metrics,
-            _listed(settings.http_api_keys.get_secret_value()),
+            listed(settings.http_api_keys.get_secret_value()),
             settings.http_max_body_bytes,
         )
 
@@ -170,20 +170,6 @@ class System:
 def _load(registry: FileModelRegistry, version: str) -> InferenceModel:
     stored = registry.load(version)
     return InferenceModel(version, stored.manifest.fingerprint, stored.items, stored.weights)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def event_rules(settings: EventSettings) -> EventRules:
-    """The settings as the rules of shared.core."""
-    return EventRules(
-        settings.event_max_bytes,
-        settings.event_max_future_s * 1000,
-        frozenset(_listed(settings.ignore_event_types)),
-        frozenset(_listed(settings.advance_event_types)),
-    )
 
 
 def _server(system: System, settings: RecommenderSettings) -> uvicorn.Server:

@@ -7,6 +7,13 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.core.events import EventRules
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated setting, without the blanks around them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
 
 class _Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
@@ -64,6 +71,11 @@ class EventSettings(_Settings):
     event_max_future_s: int = Field(86400, ge=0, description="a timestamp further ahead is refused")
     ignore_event_types: str = Field("impression", description="comma-separated; these do not advance the state")
     advance_event_types: str = Field("", description="comma-separated; if set, only these advance the state")
+
+    def rules(self) -> EventRules:
+        """These settings as the rules that events are checked by."""
+        ignored, advancing = frozenset(listed(self.ignore_event_types)), frozenset(listed(self.advance_event_types))
+        return EventRules(self.event_max_bytes, self.event_max_future_s * 1000, ignored, advancing)
 
 
 class ConsumerSettings(_Settings):
