@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,11 +11,30 @@ from typing import Any, TypeVar
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
+from kafka.protocol.schemas.fields.struct import StructField
 
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import TopicMissing, Unavailable
 
 T = TypeVar("T")
+
+
+_compiling = threading.RLock()
+
+
+def _one_thread_at_a_time(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(compiled)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        with _compiling:
+            return compiled(*args, **kwargs)
+
+    return guarded
+
+
+# kafka-python 3.0.12 compiles the reader of each kind of answer when it is first needed, and keeps it for the process.
+# Meanwhile it changes what all threads share: two clients that compile the same one at once may keep a reader that
+# raises on every answer, and from then on all clients of the process wait for answers that never come.
+StructField.compiled_decode_from = _one_thread_at_a_time(StructField.compiled_decode_from)
 
 
 def _client_that_makes_no_topics(**configs: Any) -> KafkaNetClient:
@@ -59,8 +79,8 @@ def unavailable(settings: KafkaSettings, error: Exception) -> Unavailable:
 def bounded(settings: KafkaSettings, work: Callable[[], T], seconds: float = 8.0) -> T:
     """What ``work`` gives, in a thread of its own.
 
-    kafka-python 3.0.12 waits without end in some calls, if an answer is lost while it connects. Raises Unavailable
-    after ``seconds``; the thread is left behind, and whoever called must begin with a new client.
+    kafka-python 3.0.12 has calls without a time limit. Raises Unavailable after ``seconds``; the thread is left
+    behind, and whoever called must begin with a new client.
     """
     outcome: Future[T] = Future()
 
