@@ -74,7 +74,7 @@ def _published(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _events(path: str, args: argparse.Namespace, report: ProgressReport) -> pl.DataFrame:
-    return advancing(read(path, args, report.say).events, EventSettings().ignore_event_types)
+    return advancing(read(path, args, report.say).events, EventSettings().rules())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import polars as pl
 
 from shared.adapters.checkpoints import Checkpoints
 from shared.core.errors import LogUnreadable
+from shared.core.events import EventRules
 from shared.model.config import TrainConfig
 from shared.model.dataset import Sessions, Split, build_sessions, catalogue_of, hold_out, without_new_items
 from shared.model.evaluate import Metrics, evaluate, popularity
@@ -58,10 +59,10 @@ def sessions_of(log: pl.DataFrame, catalogue: list[str], source: str, sequence: 
     return sessions
 
 
-def advancing(log: pl.DataFrame, ignored: str) -> pl.DataFrame:
-    """Events of the types that advance a state. ignored: comma-separated types."""
-    types = [name.strip() for name in ignored.split(",") if name.strip()]
-    return log.filter(~pl.col("event_type").is_in(types)) if types else log
+def advancing(log: pl.DataFrame, rules: EventRules) -> pl.DataFrame:
+    """Events of the types that advance a state."""
+    kept = [name for name in log["event_type"].unique().to_list() if rules.advances(name)]
+    return log.filter(pl.col("event_type").is_in(kept))
 
 
 def holdout_share(pairs: int) -> float:

@@ -38,7 +38,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     registry = FileModelRegistry(args.model_uri)
     registry.current()  # a registry that cannot be reached is better known before the training
     with ProgressReport() as report:
-        log = advancing(read(args.data, args, report.say).events, EventSettings().ignore_event_types)
+        log = advancing(read(args.data, args, report.say).events, EventSettings().rules())
         run = Run(config, report, Path(args.checkpoints), args.resume)
         trained = train_model(log, run, args.data, args.sequence, args.final)
         manifest = registry.publish(

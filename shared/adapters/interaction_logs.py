@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ def load_log(
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> InteractionLog:
-    """Read a log: a file, a pattern, or a folder of Parquet files.
+    """Read a log: a file (text may be gzipped), a pattern, or a folder of Parquet files.
 
     format: a name in FORMATS or FAMILIES; None: told by the columns. columns: our column -> the file's, over the
     format's own (ours: COLUMNS; ``ts`` may be ISO 8601, or a number whose unit is told by its size). A user who is not
@@ -235,8 +236,10 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _head(path: Path) -> str:
-    """The first line of a text file."""
+    """The first line of a text file, gzipped or plain."""
     with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else path.open("rb") as file:
         content = file.read(65536)
     if not content:
         raise LogUnreadable(f"{path}: empty file")

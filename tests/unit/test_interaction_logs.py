@@ -1,3 +1,4 @@
+import gzip
 import logging
 from pathlib import Path
 
@@ -204,3 +205,18 @@ def test_what_the_caller_got_wrong(tmp_path: Path) -> None:
         read_log(path, "netflix")
     with pytest.raises(LogUnreadable, match="no such file"):
         read_log(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("name", ["driftwood", "yoochoose", "movielens-dat"])
+def test_a_gzipped_text_is_read_as_its_content(tmp_path: Path, name: str) -> None:
+    file, content, expected = KNOWN[name]
+    found = load_log(write(tmp_path, f"{file}.gz", gzip.compress(content.encode())))
+    assert found.format == name
+    assert rows(found.events) == expected
+
+
+def test_a_gzipped_text_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    content = "user_id,item_id,ts\n" + "".join(f"u{i},i{i * 7919 % 1000},17000000{i:05}\n" for i in range(20_000))
+    cut = write(tmp_path, "log.csv.gz", gzip.compress(content.encode())[:-9000])
+    with pytest.raises(LogUnreadable, match=r"log\.csv\.gz"):
+        load_log(cut)

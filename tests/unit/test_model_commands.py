@@ -93,6 +93,21 @@ def test_an_interrupted_run_goes_on_to_the_same_model(
     assert os.listdir("b") == []  # nothing is left behind once the model is published
 
 
+def test_both_commands_take_the_types_that_advance_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the log's events are impressions: here the others advance nothing."""
+    log = write_log(tmp_path / "log.csv", 50, 0)
+    monkeypatch.setenv("ADVANCE_EVENT_TYPES", "view")
+    monkeypatch.setenv("IGNORE_EVENT_TYPES", "")
+    assert train_cli.main(["--data", log, "--model-uri", "models", "--width", "4", "--epochs", "1"]) == 0
+    views = (tmp_path / "log.csv").read_text().count(",view")
+    assert last_line(capsys)["trained_events"] == views
+    monkeypatch.setenv("ADVANCE_EVENT_TYPES", "buy")
+    assert evaluate_cli.main(["--train", log, "--test", log, "--width", "4", "--epochs", "1"]) == 2
+    assert "no next item to learn" in capsys.readouterr().err
+
+
 def test_resume_with_other_settings_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_log(tmp_path / "log.csv", 50, 0)
     assert evaluate_cli.main(["--train", log, "--test", log, *FAST]) == 0
