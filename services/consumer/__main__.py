@@ -140,6 +140,7 @@ def main() -> int:
             consumer.recent_items,
             metrics,
             time.time,
+            consumer.dismiss_s,
         )
         partitions = Partitions(source, store, consumer.trending_half_life_s, consumer.trending_items)
         status.service = ConsumerService(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from services.consumer.advance import Advanced, Placed, advance_states
@@ -49,6 +49,7 @@ class BatchProcessor:
         recent_limit: int,
         metrics: ConsumerMetrics,
         clock: Callable[[], float] = time.time,
+        dismiss_s: int = 7 * 86400,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -58,6 +59,7 @@ class BatchProcessor:
         self._recent_limit = recent_limit
         self._metrics = metrics
         self._clock = clock
+        self._dismiss_s = dismiss_s
         self._stages = {s: metrics.stage.labels(s) for s in ("decode", "read", "advance", "write", "publish")}
 
     def run(
@@ -79,7 +81,8 @@ class BatchProcessor:
         for number, batch in mine.items():
             owned[number].next_offset = batch[-1].offset + 1
         for event in events:
-            owned[event.partition].trending.add(event.item_id, event.ts)
+            if not event.dismissed_until:
+                owned[event.partition].trending.add(event.item_id, event.ts)
         self._observe(mine, events)
 
     def _lap(self, stage: str, started: float) -> float:
@@ -91,7 +94,7 @@ class BatchProcessor:
         self, records: Mapping[int, Sequence[Record]], owned: Mapping[int, Partition]
     ) -> tuple[list[Placed], list[tuple[Record, InvalidEvent]]]:
         now_ms = int(self._clock() * 1000)
-        rules, advances = self._rules, self._rules.advances
+        rules, advances, dismissals = self._rules, self._rules.advances, self._rules.dismiss_types
         events: list[Placed] = []
         bad: list[tuple[Record, InvalidEvent]] = []
         ignored = 0
@@ -103,12 +106,14 @@ class BatchProcessor:
                 except InvalidEvent as error:
                     bad.append((record, error))
                     continue
+                until = 0
                 if not advances(event.event_type):
-                    ignored += 1
-                    continue
-                events.append(
-                    Placed(event.user_id, event.item_id, event.ts, event.event_id, number, incarnation, record.offset)
-                )
+                    if event.event_type not in dismissals:
+                        ignored += 1
+                        continue
+                    until = event.ts // 1000 + self._dismiss_s
+                user, item = event.user_id, event.item_id
+                events.append(Placed(user, item, event.ts, event.event_id, number, incarnation, record.offset, until))
         self._metrics.events.labels("ignored").inc(ignored)
         self._metrics.events.labels("dead_letter").inc(len(bad))
         return events, bad
@@ -133,7 +138,7 @@ class BatchProcessor:
             refused = self._write(states, outcome, server_id)
             started = self._lap("write", started)
             pending = [event for event in pending if event.user_id in refused] if refused else []
-            self._count(outcome, len(pending))
+            self._count(outcome, refused)
         raise Unavailable(f"the state store refused {len(pending)} writes {_WRITE_ATTEMPTS} times in a row")
 
     def _read(self, users: Sequence[str]) -> dict[str, UserState]:
@@ -156,11 +161,16 @@ class BatchProcessor:
         self._metrics.conflicts.inc(len(refused))
         return refused
 
-    def _count(self, outcome: Advanced, refused_events: int) -> None:
+    def _count(self, outcome: Advanced, refused: Set[str]) -> None:
+        """Count what is stored; the events of refused users come again."""
         events = self._metrics.events
-        events.labels("applied").inc(max(0, outcome.applied - refused_events))
+        stored = outcome.fresh
+        if refused:
+            stored = [fresh for fresh in stored if fresh.event.user_id not in refused]
+        events.labels("applied").inc(len(stored))
+        events.labels("dismissed").inc(sum(event.user_id not in refused for event in outcome.dismissed))
         events.labels("redelivered").inc(outcome.redelivered)
-        events.labels("repeated").inc(outcome.repeated)
+        events.labels("repeated").inc(sum(event.user_id not in refused for event in outcome.repeated))
         self._metrics.rebuilt.inc(outcome.rebuilt)
 
     def _publish(

@@ -15,15 +15,12 @@ from shared.core.errors import StateDamaged, Unavailable
 from shared.core.ports import StateStore, StateWrite
 from shared.core.progress import Progress, decode_progress
 from shared.core.ranking import Forget, StateUpdate, encode_update
-from shared.core.state import UserState, decode_state, encode_state, token_of
+from shared.core.state import MOST_ENTRIES, UserState, decode_state, encode_state, token_of
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 50
 """A write is refused only when another's took place."""
-
-_MAX_ENTRIES = 255
-"""Partitions that a state can name: one byte counts them."""
 
 
 class TopicNames(NamedTuple):
@@ -117,7 +114,7 @@ def _emptied(value: bytes | None, incarnations: Mapping[int, int], ends: Mapping
     state.forget()
     # Where there are more partitions than a state can name, the user's own come first.
     for number in sorted(incarnations, key=lambda n: n not in state.applied):
-        if number in state.applied or len(state.applied) < _MAX_ENTRIES:
+        if number in state.applied or len(state.applied) < MOST_ENTRIES:
             incarnation, end = incarnations[number], ends.get(number, 0)
             held = state.applied.get(number)
             if held is not None and held[0] == incarnation:

@@ -72,10 +72,16 @@ class EventSettings(_Settings):
     ignore_event_types: str = Field("impression", description="comma-separated; these do not advance the state")
     advance_event_types: str = Field("", description="comma-separated; if set, only these advance the state")
 
+    dismiss_event_types: str = Field(
+        "dismiss", description="comma-separated; the user wants this item no more: never advances the state"
+    )
+    impression_event_types: str = Field("impression", description="comma-separated; counted as shown in engagement")
+
     def rules(self) -> EventRules:
         """These settings as the rules that events are checked by."""
         ignored, advancing = frozenset(listed(self.ignore_event_types)), frozenset(listed(self.advance_event_types))
-        return EventRules(self.event_max_bytes, self.event_max_future_s * 1000, ignored, advancing)
+        dismiss, shown = frozenset(listed(self.dismiss_event_types)), frozenset(listed(self.impression_event_types))
+        return EventRules(self.event_max_bytes, self.event_max_future_s * 1000, ignored, advancing, dismiss, shown)
 
 
 class ConsumerSettings(_Settings):
@@ -92,6 +98,7 @@ class ConsumerSettings(_Settings):
     consumer_port: int = Field(8081, ge=0, le=65535, description="health and metrics")
     torch_threads: int = Field(1, ge=1)
     recent_items: int = Field(32, ge=1, le=255)
+    dismiss_s: int = Field(7 * 86400, ge=1, description="how long a dismissed item is not offered to that user")
     trending_half_life_s: float = Field(6 * 3600.0, gt=0)
     trending_items: int = Field(1000, ge=1, description="most popular items kept per partition")
 

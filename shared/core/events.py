@@ -35,9 +35,13 @@ class EventRules:
     max_future_ms: int = 86_400_000
     ignored_types: frozenset[str] = field(default_factory=lambda: frozenset({"impression"}))
     advancing_types: frozenset[str] = frozenset()
+    dismiss_types: frozenset[str] = field(default_factory=lambda: frozenset({"dismiss"}))
+    impression_types: frozenset[str] = field(default_factory=lambda: frozenset({"impression"}))
 
     def advances(self, event_type: str) -> bool:
-        """Whether an event of this type moves the user's state."""
+        """Whether an event of this type moves the user's hidden state. A dismissal never does."""
+        if event_type in self.dismiss_types:
+            return False
         if self.advancing_types:
             return event_type in self.advancing_types
         return event_type not in self.ignored_types

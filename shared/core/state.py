@@ -1,6 +1,6 @@
 """What is known of one user, and its one value in Redis.
 
-Layout, little-endian, version 1:
+Layout, little-endian, version 2:
 
     0   u32  write counter        ┐ together the token: a write names the token that it replaces,
     4   u32  CRC-32 of the rest   ┘ and fails where another write came first
@@ -13,7 +13,11 @@ Layout, little-endian, version 1:
     17  u64  fingerprint of the model that made the hidden state (0: none)
     25  i64  time of the last applied event, ms since the epoch
     33  u32  events applied so far
-    37  hidden state (IEEE half floats), applied-offset entries, event-id hashes (8 bytes each), recent items
+    37  u16  bytes of dismissed items
+    39  hidden state (IEEE half floats), applied-offset entries, event-id hashes (8 bytes each), recent items,
+        dismissed items
+
+Version 1, which is still read, had no dismissed items: its hidden state began at 37.
 
 An applied-offset entry is (u32 partition, u32 incarnation, u64 next offset): events of that partition below the
 offset are in the state. The incarnation tells one life of a topic from the next, so that offsets which began anew
@@ -27,10 +31,11 @@ import zlib
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from shared.core.dismissed import unpack_dismissed, with_dismissed
 from shared.core.errors import StateDamaged
 from shared.core.items_codec import pack_item, packed_size, unpack_items
 
-FORMAT = 1
+FORMAT = 2
 EVENT_IDS = 16
 """How many of a user's last event ids are remembered."""
 TOKEN_BYTES = 8
@@ -38,9 +43,11 @@ NO_TOKEN = b""
 """The token of a user who has no value yet."""
 
 _TOKEN = struct.Struct("<II")
-_HEAD = struct.Struct("<BHBBHHQqI")
+_HEAD = struct.Struct("<BHBBHHQqIH")
+_HEAD_1 = struct.Struct("<BHBBHHQqI")
 _ENTRY = struct.Struct("<IIQ")
-_BODY = TOKEN_BYTES + _HEAD.size
+MOST_ENTRIES = 0xFFFF
+"""Applied-offset entries that a value can hold."""
 
 Applied = dict[int, tuple[int, int]]
 """partition -> (incarnation, next offset)"""
@@ -48,7 +55,7 @@ Applied = dict[int, tuple[int, int]]
 
 @dataclass(slots=True)
 class UserState:
-    """The state of one user. ``hidden`` holds half floats as bytes; ``recent`` is packed, see items_codec."""
+    """The state of one user. ``hidden``: half floats as bytes; ``recent``, ``dismissed``: packed, see their codecs."""
 
     token: bytes = NO_TOKEN
     hidden: bytes = b""
@@ -59,6 +66,7 @@ class UserState:
     event_ids: bytes = b""
     recent: bytes = b""
     recent_count: int = 0
+    dismissed: bytes = b""
 
     def recent_items(self) -> list[str]:
         """The recent item ids, oldest first."""
@@ -90,9 +98,17 @@ class UserState:
             self.recent = self.recent[packed_size(self.recent, 0) :]
             self.recent_count -= 1
 
+    def dismiss(self, item_id: str, until_s: int, now_s: int) -> None:
+        """Do not offer the item before ``until_s``; drop what had run out at ``now_s`` (seconds since the epoch)."""
+        self.dismissed = with_dismissed(self.dismissed, item_id, until_s, now_s)
+
+    def dismissed_items(self) -> list[tuple[str, int]]:
+        """(item id, seconds since the epoch up to which it is not offered). Raises StateDamaged."""
+        return unpack_dismissed(self.dismissed) if self.dismissed else []
+
     def forget(self) -> None:
         """Drop all that is known of the user; what was applied stays, so that no old event comes back."""
-        self.hidden = self.event_ids = self.recent = b""
+        self.hidden = self.event_ids = self.recent = self.dismissed = b""
         self.fingerprint = self.last_ts = self.events = self.recent_count = 0
 
 
@@ -111,11 +127,13 @@ def encode_state(state: UserState) -> bytes:
                 state.fingerprint,
                 state.last_ts,
                 state.events,
+                len(state.dismissed),
             ),
             state.hidden,
             b"".join([_ENTRY.pack(partition, *entry) for partition, entry in applied.items()]),
             state.event_ids,
             state.recent,
+            state.dismissed,
         )
     )
     counter = (int.from_bytes(state.token[:4], "little") + 1) & 0xFFFFFFFF
@@ -126,17 +144,28 @@ def decode_state(value: bytes | None) -> UserState:
     """The state in a stored value; an empty one for None. Raises StateDamaged for anything else that is no state."""
     if value is None:
         return UserState()
-    if len(value) < _BODY:
+    if len(value) < TOKEN_BYTES + _HEAD_1.size:
         raise StateDamaged(f"{len(value)} bytes are too few for a user state")
     if zlib.crc32(memoryview(value)[TOKEN_BYTES:]) != int.from_bytes(value[4:8], "little"):
         raise StateDamaged("the checksum does not match")
-    version, entries, items, ids, hidden_size, recent_size, fingerprint, last_ts, events = _HEAD.unpack_from(value, 8)
-    if version != FORMAT:
-        raise StateDamaged(f"format version {version} is not {FORMAT}")
-    ends = _BODY + hidden_size
+    version = value[8]
+    if version == FORMAT and len(value) >= TOKEN_BYTES + _HEAD.size:
+        _, entries, items, ids, hidden_size, recent_size, fingerprint, last_ts, events, dismissed_size = (
+            _HEAD.unpack_from(value, TOKEN_BYTES)
+        )
+        body = TOKEN_BYTES + _HEAD.size
+    elif version == 1:
+        _, entries, items, ids, hidden_size, recent_size, fingerprint, last_ts, events = _HEAD_1.unpack_from(
+            value, TOKEN_BYTES
+        )
+        body, dismissed_size = TOKEN_BYTES + _HEAD_1.size, 0
+    else:
+        raise StateDamaged(f"{len(value)} bytes of format version {version} are no state of versions 1 to {FORMAT}")
+    ends = body + hidden_size
     ids_at = ends + entries * _ENTRY.size
     recent_at = ids_at + 8 * ids
-    if recent_at + recent_size != len(value):
+    dismissed_at = recent_at + recent_size
+    if dismissed_at + dismissed_size != len(value):
         raise StateDamaged(f"{len(value)} bytes do not hold what the head announces")
     if entries == 1:
         partition, incarnation, offset = _ENTRY.unpack_from(value, ends)
@@ -144,8 +173,8 @@ def decode_state(value: bytes | None) -> UserState:
     else:
         applied = {p: (i, o) for p, i, o in _ENTRY.iter_unpack(value[ends:ids_at])}
     return UserState(
-        value[:TOKEN_BYTES], value[_BODY:ends], fingerprint, last_ts, events,
-        applied, value[ids_at:recent_at], value[recent_at:], items,
+        value[:TOKEN_BYTES], value[body:ends], fingerprint, last_ts, events,
+        applied, value[ids_at:recent_at], value[recent_at:dismissed_at], items, value[dismissed_at:],
     )  # fmt: skip
 
 

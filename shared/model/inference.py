@@ -21,6 +21,9 @@ _TILE = 512
 Hidden = np.ndarray
 """(users, width) float16"""
 
+Mark = tuple[int, int]
+"""(row of a user, number of items taken)"""
+
 
 class InferenceModel:
     """A published model, ready to advance states and to score.
@@ -70,28 +73,54 @@ class InferenceModel:
         hidden: (users, width) float16; sequences: for each user the item indexes in order, possibly none.
         All first items are one multiplication, then all second ones, over the users who have that many.
         """
+        return self.advance_recording(hidden, sequences, ())[0]
+
+    def advance_recording(
+        self, hidden: Hidden, sequences: Sequence[Sequence[int]], marks: Sequence[Mark]
+    ) -> tuple[Hidden, Hidden]:
+        """As ``advance``, and the states at these marks, (len(marks), width) float16, in their order.
+
+        A mark (user's row, step) is the state after the first ``step`` items of the row's sequence, at most all.
+        """
+        if len(sequences) <= _TILE:  # a tile's gates stay in the processor's cache
+            return self._advance_tile(hidden, sequences, marks)
+        recorded = np.empty((len(marks), self.width), dtype=np.float16)
+        placed: dict[int, list[int]] = {}
+        for at, (row, _) in enumerate(marks):
+            placed.setdefault(row // _TILE, []).append(at)
+        parts = []
+        for tile, first in enumerate(range(0, len(sequences), _TILE)):
+            ours = placed.get(tile, ())
+            own = [(marks[at][0] - first, marks[at][1]) for at in ours]
+            rows = slice(first, first + _TILE)
+            after, states = self._advance_tile(hidden[rows], sequences[rows], own)
+            parts.append(after)
+            if ours:
+                recorded[ours] = states
+        return np.concatenate(parts), recorded
+
+    def _advance_tile(
+        self, hidden: Hidden, sequences: Sequence[Sequence[int]], marks: Sequence[Mark]
+    ) -> tuple[Hidden, Hidden]:
         lengths = [len(s) for s in sequences]
-        if len(lengths) > _TILE:  # a tile's gates stay in the processor's cache
-            parts = [
-                self.advance(hidden[at : at + _TILE], sequences[at : at + _TILE])
-                for at in range(0, len(lengths), _TILE)
-            ]
-            return np.concatenate(parts)
         longest = max(lengths, default=0)
         if not longest:
-            return hidden.copy()
+            return hidden.copy(), hidden[[row for row, _ in marks]]
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         state = torch.from_numpy(hidden[order].astype(np.float16)).double()  # (U, D), longest sequence first
+        recorder = _Recorder(order, marks)
         active = len(order)
         with torch.inference_mode():
             for step in range(longest):
+                recorder.take(step, state)
                 while lengths[order[active - 1]] <= step:
                     active -= 1
                 at = [sequences[user][step] for user in order[:active]]
                 state[:active] = self._step(torch.tensor(at), state[:active])
+            recorder.take(longest, state)
         result = np.empty_like(hidden, dtype=np.float16)
         result[order] = state.half().numpy()
-        return result
+        return result, recorder.states(self.width)
 
     def _step(self, items: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """items (U,) int64, hidden (U, D) float64 -> (U, D) float64 holding half-precision values."""
@@ -107,3 +136,32 @@ class InferenceModel:
         """Indexes of those items that the model has seen, in order."""
         index = self.index
         return [i for item in items if (i := index.get(item)) is not None]
+
+
+class _Recorder:
+    """Keeps the states at marks while a tile advances. ``order``: the user's row for each row of the state."""
+
+    def __init__(self, order: Sequence[int], marks: Sequence[Mark]) -> None:
+        self._count = len(marks)
+        self._steps: dict[int, tuple[list[int], list[int]]] = {}
+        self._taken: list[tuple[list[int], Hidden]] = []
+        if not marks:
+            return
+        place = {user: at for at, user in enumerate(order)}
+        for at, (row, step) in enumerate(marks):
+            into, rows = self._steps.setdefault(step, ([], []))
+            into.append(at)
+            rows.append(place[row])
+
+    def take(self, step: int, state: torch.Tensor) -> None:
+        """state (U, D) float64 before this step. A row whose items have ended stays as it is, so its end is there."""
+        if (wanted := self._steps.get(step)) is not None:
+            into, rows = wanted
+            self._taken.append((into, state[rows].half().numpy()))
+
+    def states(self, width: int) -> Hidden:
+        """(marks, width) float16."""
+        result = np.empty((self._count, width), dtype=np.float16)
+        for into, states in self._taken:
+            result[into] = states
+        return result
