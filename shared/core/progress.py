@@ -1,4 +1,5 @@
-"""How far the consumer has come in one partition, and what was popular there: one value, so that both move together.
+"""How far the consumer has come in one partition, what was popular there, and what is known of new items: one value,
+so that all of it moves together.
 
 Stored in Redis beside the states and written after them, it is what a consumer starts from: a Redis that came back
 without its last writes has lost those of the progress too, and the log is read again from there.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,14 +18,34 @@ from shared.core.errors import StateDamaged
 _TOKEN = struct.Struct("<II")
 
 
+class Folded(NamedTuple):
+    """An item that the model does not know, and who chose it; see shared/model/fold_in.py."""
+
+    item_id: str
+    chosen: int
+    """Events on it."""
+    states: int
+    """Of these, those of users who had a hidden state."""
+    seen_ms: int
+    """Time of the newest event, ms since the epoch."""
+    total: bytes
+    """The sum of these hidden states, fixed-point."""
+
+
 class Progress(msgspec.Struct, array_like=True):
-    """incarnation: the name of the topic's life; generation: how often its offsets began anew within that name."""
+    """incarnation: the name of the topic's life; generation: how often its offsets began anew within that name.
+
+    fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. Values stored before these two
+    existed are read as if they were empty.
+    """
 
     incarnation: str
     generation: int
     next_offset: int
     landmark: int
     weights: list[tuple[str, float]]
+    fingerprint: int = 0
+    folded: list[Folded] = []
 
     def incarnation_id(self) -> int:
         """32 bits that stand for this life of the partition in users' states."""
