@@ -35,8 +35,9 @@ class Folded(NamedTuple):
 class Progress(msgspec.Struct, array_like=True):
     """incarnation: the name of the topic's life; generation: how often its offsets began anew within that name.
 
-    fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. Values stored before these two
-    existed are read as if they were empty.
+    total: decayed weight of all events, where ``weights`` holds only the most popular items; 0: not known.
+    fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. Values stored before these existed
+    are read as if they were empty.
     """
 
     incarnation: str
@@ -44,6 +45,7 @@ class Progress(msgspec.Struct, array_like=True):
     next_offset: int
     landmark: int
     weights: list[tuple[str, float]]
+    total: float = 0.0
     fingerprint: int = 0
     folded: list[Folded] = []
 

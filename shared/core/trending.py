@@ -26,6 +26,12 @@ class Trending:
         self._keep = keep
         self._landmark = 0
         self._weights: dict[str, float] = {}
+        self._total = 0.0
+
+    @property
+    def total(self) -> float:
+        """The weight of all events, those on items that are not kept included."""
+        return self._total
 
     def add(self, item_id: str, ts: int) -> None:
         """Count one event at ``ts`` (ms since the epoch)."""
@@ -37,25 +43,31 @@ class Trending:
             exponent = 0.0
         weights = self._weights
         # An event long before the landmark weighs nothing; 2.0 ** -1000 is still a number.
-        weights[item_id] = weights.get(item_id, 0.0) + 2.0 ** max(exponent, -1000.0)
+        weight = 2.0 ** max(exponent, -1000.0)
+        weights[item_id] = weights.get(item_id, 0.0) + weight
+        self._total += weight
         if len(weights) > 8 * self._keep:
             self._weights = dict(self.top(4 * self._keep))
 
     def _move_landmark(self, ts: int) -> None:
         factor = 2.0 ** max((self._landmark - ts) / self._half_life_ms, -1000.0)
         self._landmark = ts
+        self._total *= factor
         self._weights = {item: weight * factor for item, weight in self._weights.items() if weight * factor > 1e-30}
 
-    def merge(self, landmark: int, weights: Iterable[tuple[str, float]]) -> None:
-        """Add another's counts, as ``snapshot`` gives them."""
+    def merge(self, landmark: int, weights: Iterable[tuple[str, float]], total: float = 0.0) -> None:
+        """Add another's counts, as ``snapshot`` gives them, and its total; without one, that of the counts."""
         if landmark > self._landmark:
             if self._weights:
                 self._move_landmark(landmark)
             self._landmark = landmark
         factor = 2.0 ** max((landmark - self._landmark) / self._half_life_ms, -1000.0)
         own = self._weights
+        counted = 0.0
         for item, weight in weights:
             own[item] = own.get(item, 0.0) + weight * factor
+            counted += weight
+        self._total += (total or counted) * factor
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The ``count`` most popular items and their weights; ties by item id."""

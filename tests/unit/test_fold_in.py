@@ -147,7 +147,7 @@ def test_sums_do_not_depend_on_batches_or_on_being_stored(log, cuts, stored):
         states = np.concatenate([hidden(v) for _, v, _ in batch]) if batch else np.zeros((0, 3), np.float16)
         parts.add([i for i, _, _ in batch], states, [t for _, _, t in batch])
         if stored:
-            progress = Progress("life", 0, end, 0, [], 1, parts.snapshot())
+            progress = Progress("life", 0, end, 0, [], 0.0, 1, parts.snapshot())
             parts = FoldIn(1, 3, 5, 1.0)
             parts.restore(decode_progress(encode_progress(progress, b"")).folded)
     assert parts.snapshot() == whole.snapshot()
