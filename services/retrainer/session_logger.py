@@ -1,0 +1,269 @@
+"""The session logger's loop: interactions into the session log, and forgotten users out of it.
+
+The log says where reading goes on. So a crash at any point leaves each event in the log once: what was not in it is
+read again, and what was is not. One way out of every trouble: write what is in hand, then take all partitions over
+again from what the log holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+
+from services.retrainer.session_buffer import SessionBuffer
+from services.retrainer.session_forgets import resolve
+from shared.core.errors import DriftwoodError, TopicMissing, TopicRecreated, Unavailable
+from shared.core.events import EventRules
+from shared.core.ports import InteractionSource, Polled, Record
+from shared.core.session_log_port import ForgetsReader, SessionLog, SessionLogHooks
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_JOIN_S = 15.0
+"""After so long without partitions, a member is a spare one."""
+_FORGETS_S = 1.0
+"""How often the forgets are read."""
+_ZOMBIE_MS = 86_400_000
+"""Whoever still holds an event in memory that was read before a wish, writes it within a day or never."""
+
+
+class SessionLogger:
+    """One member of the log's consumer group. ``run`` belongs to one thread; the other methods to any.
+
+    flush_s, flush_events: what was read goes to the log after so long, or when so many records are in memory.
+    """
+
+    def __init__(
+        self,
+        source: InteractionSource,
+        session_log: SessionLog,
+        forgets: ForgetsReader,
+        rules: EventRules,
+        hooks: SessionLogHooks,
+        flush_s: float = 10.0,
+        flush_events: int = 50_000,
+        upkeep_s: float = 60.0,
+        poll_s: float = 0.2,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._source = source
+        self._log = session_log
+        self._forgets = forgets
+        self._rules = rules
+        self._hooks = hooks
+        self._flush_s, self._flush_events = flush_s, flush_events
+        self._upkeep_s, self._poll_s = upkeep_s, poll_s
+        self._clock = clock
+        self._stop = threading.Event()
+        self._buffers: dict[int, SessionBuffer] = {}
+        self._to_take: set[int] = set()
+        self._lives: dict[int, str] = {}
+        self._restart = False
+        self._failures = 0
+        self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
+        self._waiting: list[Future[None]] = []
+        self._started_at = self._upkept_at = time.monotonic()
+        self._forgets_at = float("-inf")
+        self._caught_up = False
+        self.turned_at = time.monotonic()
+        """When the loop last came round, by time.monotonic()."""
+        self.problem: str | None = "starting"
+        """What keeps the logger from working, None while it works."""
+        source.on_revoke = self._on_revoke
+
+    def stop(self) -> None:
+        """Write what is in hand, and return from ``run``. Safe to call from a signal handler."""
+        self._stop.set()
+
+    def caught_up(self) -> bool:
+        """Whether all that was published before the last poll is in the log."""
+        return self._caught_up
+
+    def apply_forgets(self, timeout_s: float = 60.0) -> None:
+        """Return when the log holds all that was read so far, and nothing of users whose wish came before this call.
+
+        Raises Unavailable where that takes longer. Not to be called from the thread of ``run``.
+        """
+        request: Future[None] = Future()
+        self._requests.put(request)
+        try:
+            request.result(timeout_s)
+        except TimeoutError as error:
+            request.cancel()
+            raise Unavailable(f"session log: not ready in {timeout_s:.0f} s: {self.problem or 'busy'}") from error
+
+    def run(self, until_idle: bool = False) -> None:
+        """The loop. Errors that waiting can heal are waited out; others end it."""
+        while not self._stop.is_set():
+            if self.step() and until_idle:
+                break
+        self._finish()
+
+    def step(self) -> bool:
+        """One turn of the loop; whether there was nothing to do."""
+        self.turned_at = time.monotonic()
+        try:
+            idle = self._turn()
+        except (Unavailable, TopicMissing, TopicRecreated) as error:
+            self._fail(error)
+            return False
+        joined = self._buffers or time.monotonic() - self._started_at > _JOIN_S
+        self._failures, self.problem = 0, None if joined else "joining the consumer group"
+        return idle
+
+    def _turn(self) -> bool:
+        if self._restart:
+            self._flush(self._buffers)
+            self._take(self._buffers)
+            self._restart = False
+        polled = self._source.poll(self._poll_s, self._flush_events)
+        took = self._rebalanced(polled)
+        if polled.records:
+            self._add(polled.records)
+        self._flush_due()
+        self._serve()
+        self._keep_up()
+        lag = self._source.lag()
+        self._hooks.lag(lag)
+        idle = not polled.records and not took
+        self._caught_up = idle and bool(self._buffers) and not any(lag.values()) and not self._pending()
+        return idle
+
+    def _pending(self) -> int:
+        return sum(map(len, self._buffers.values()))
+
+    def _rebalanced(self, polled: Polled) -> bool:
+        for number in polled.revoked:
+            self._buffers.pop(number, None)
+        self._to_take = (self._to_take - polled.revoked) | polled.assigned
+        took = bool(self._to_take)
+        if took:
+            self._take(self._to_take)
+            self._to_take.clear()
+        return took
+
+    def _take(self, partitions: Iterable[int]) -> None:
+        """Read these from where the log says. What is in hand of them is dropped."""
+        wanted = sorted(partitions)
+        if not wanted:
+            return
+        lives = self._source.incarnations(wanted)
+        bounds = self._source.bounds(sorted(lives))
+        for number in wanted:
+            self._buffers.pop(number, None)
+            if number in lives:
+                first, end = bounds[number]
+                incarnation = self._log.incarnation(number, lives[number], end)
+                missing = self._log.missing(number, incarnation, first, end)
+                self._buffers[number] = SessionBuffer(number, incarnation, missing)
+                self._lives[number] = lives[number]
+                self._source.seek(number, missing[0][0])
+                place = {"topic": self._source.topic, "partition": number, "offset": missing[0][0], "end": end}
+                log.info("session log: partition taken over", extra=place)
+
+    def _add(self, records: Mapping[int, Sequence[Record]]) -> None:
+        """Into the buffers, if the topic is still the one whose offsets we know."""
+        lives = self._source.incarnations(list(self._buffers))
+        if lives != {number: self._lives[number] for number in self._buffers}:
+            raise TopicRecreated(f"topic {self._source.topic} was deleted and made again")
+        now_ms = int(self._clock() * 1000)
+        for number, batch in records.items():
+            if (buffer := self._buffers.get(number)) is None:
+                continue
+            accepted, invalid = buffer.add(batch, self._rules, now_ms)
+            self._hooks.logged("logged", accepted)
+            self._hooks.logged("invalid", invalid)
+            if buffer.range_done:
+                self._flush([number])
+                self._source.seek(number, buffer.next_range())
+
+    def _flush_due(self) -> None:
+        if self._pending() >= self._flush_events:
+            self._flush(self._buffers)
+        else:
+            self._flush([number for number, buffer in self._buffers.items() if buffer.age_s >= self._flush_s])
+
+    def _flush(self, partitions: Iterable[int]) -> None:
+        """Write buffers to the log. Raises Unavailable, and then those not written are as they were."""
+        offsets: dict[int, int] = {}
+        for number in list(partitions):
+            buffer = self._buffers[number]
+            if len(buffer):
+                began = time.monotonic()
+                self._log.append(buffer.batch(int(self._clock() * 1000)))
+                buffer.clear()
+                self._hooks.flushed(time.monotonic() - began)
+                offsets[number] = buffer.next
+        if offsets:
+            self._source.commit(offsets)  # nothing starts from it: it is there for those who look at the lag
+
+    def _serve(self) -> None:
+        """Forgets: read now and then, and applied at once where someone waits for it."""
+        while not self._requests.empty():
+            self._waiting.append(self._requests.get())
+        if self._waiting or time.monotonic() - self._forgets_at >= _FORGETS_S:
+            self._forgets_at = time.monotonic()
+            if records := self._forgets.poll(0.02, 1000):
+                for wish in resolve(records, self._source, self._log):
+                    self._log.forget(wish)
+                self._forgets.commit(records)
+        if self._waiting and not self._forgets.lag():
+            self._flush(self._buffers)
+            self._hooks.forgot(self._log.apply_forgets())
+            served, self._waiting = self._waiting, []
+            for request in served:
+                if request.set_running_or_notify_cancel():
+                    request.set_result(None)
+
+    def _keep_up(self) -> None:
+        if time.monotonic() - self._upkept_at < self._upkeep_s:
+            return
+        self._upkept_at = time.monotonic()
+        self._hooks.forgot(self._log.apply_forgets())
+        now_ms = int(self._clock() * 1000)
+        self._hooks.upkept(self._log.upkeep(now_ms), self._log.summary())
+        numbers = sorted({partition for partition, _ in self._log.known_lives()})
+        lives = self._source.incarnations(numbers)
+        bounds = self._source.bounds(sorted(lives))
+        kept = {n: (self._log.incarnation(n, lives[n], bounds[n][1]), bounds[n][0]) for n in lives}
+        self._log.release_forgets(kept, now_ms - _ZOMBIE_MS)
+
+    def _on_revoke(self, partitions: frozenset[int]) -> None:
+        """Called inside poll: the new owner then has nothing to read again."""
+        try:
+            self._flush([number for number in partitions if number in self._buffers])
+        except DriftwoodError as error:
+            place = {"partitions": sorted(partitions)}
+            log.warning("session log: partitions handed over without a last write: %s", error, extra=place)
+
+    def _fail(self, error: DriftwoodError) -> None:
+        """Say what is wrong and wait, polling without records, so that the group does not take us for dead."""
+        self.problem, self._restart, self._caught_up = str(error), True, False
+        pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        self._failures += 1
+        log.error("session log: %s; trying again in %.2f s", error, pause, extra={"attempt": self._failures})
+        if isinstance(error, TopicRecreated):
+            return
+        self._source.hold()
+        try:
+            polled = self._source.poll(pause, 1)
+            for number in polled.revoked:
+                self._buffers.pop(number, None)
+            self._to_take = (self._to_take - polled.revoked) | polled.assigned
+        except (Unavailable, TopicMissing, TopicRecreated):
+            self._stop.wait(pause)
+        finally:
+            self._source.release()
+
+    def _finish(self) -> None:
+        try:
+            self._flush(self._buffers)
+        except DriftwoodError as error:
+            log.error("session log: stopping without a last write, it is read again: %s", error)
+        self._source.close()
+        self._forgets.close()
