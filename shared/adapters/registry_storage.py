@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from fsspec.core import url_to_fs
 
+from shared.adapters.durable import storage_failures, sync_folder, write_durably
 from shared.core.errors import SettingsInvalid, Unavailable
 
 STALE_S = 86_400.0
@@ -94,7 +94,7 @@ class DirectoryStorage:
             folder.mkdir()
             try:
                 for name, content in files.items():
-                    _write(folder / name, content)
+                    write_durably(folder / name, content)
                 return self._rename(folder, last, content_of)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -103,8 +103,8 @@ class DirectoryStorage:
         """A rename onto a folder that holds files fails: so two publishers never get the same number."""
         number = max(self.numbers(), default=0) + 1
         while True:
-            _write(folder / last, content_of(number))
-            _sync(folder)
+            write_durably(folder / last, content_of(number))
+            sync_folder(folder)
             try:
                 os.rename(folder, self._versions / str(number))
             except OSError:
@@ -112,7 +112,7 @@ class DirectoryStorage:
                     raise
                 number += 1
                 continue
-            _sync(self._versions)
+            sync_folder(self._versions)
             return number
 
     def _sweep(self) -> None:
@@ -130,9 +130,9 @@ class DirectoryStorage:
                 if not unless_newer(self.pointer()):
                     return
                 draft = self.root / f".current-{uuid.uuid4().hex}"
-                _write(draft, content)
+                write_durably(draft, content)
                 os.replace(draft, self.root / "current")
-                _sync(self.root)
+                sync_folder(self.root)
 
 
 class ObjectStorage:
@@ -200,34 +200,12 @@ class ObjectStorage:
                 self._fs.pipe_file(f"{self._root}/current", content)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make names in the folder durable: without it a rename may be lost with the power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _unavailable(where: str) -> Iterator[None]:
     try:
         yield
-    except _failures() as error:
+    except storage_failures() as error:
         raise Unavailable(f"model registry {where}: {error}") from error
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    """What a storage that cannot be reached raises. botocore's errors are no OSError, and only s3 brings them."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
 
 
 __all__ = ["DirectoryStorage", "ObjectStorage", "Storage", "open_storage"]
