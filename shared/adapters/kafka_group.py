@@ -1,19 +1,22 @@
 """Taking part in a consumer group, in spite of what kafka-python 3.0.12 gets wrong about it.
 
-It may elect a leader that does not know the topic yet: the leader hands out nothing, and does not notice when it
-learns better. Or it takes itself for a member while the broker knows of none. Either way the partitions stay with
-nobody. With the topic known before the subscription both became rare; and from time to time a member looks whether
-partitions are left over, and if they are, joins again.
+It loses an assignment that arrives between two polls, and joins again: see ``_keep_what_was_joined``. And it may elect
+a leader that does not know the topic yet: the leader hands out nothing, and does not notice when it learns better.
+With the topic known before the subscription that became rare; and from time to time a member looks whether partitions
+are left to nobody, and if they are, joins again.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.base import BaseCoordinator, MemberState
 
 from shared.adapters.kafka_client import TopicAdmin, bounded
 from shared.adapters.settings import KafkaSettings
@@ -26,6 +29,40 @@ _LOOK_EMBEDDED_S = 15.0
 """The same with the embedded broker, which takes seconds to let a member in, and cannot be asked how far it is."""
 _MOST_S = 60.0
 """Each joining again doubles the time to the next look, up to this: joining takes its time on a busy machine."""
+
+
+def _keep_what_was_joined(join: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
+    """kafka-python 3.0.12 drives joining from ``poll``, and takes an attempt that ended since the last poll for none.
+
+    The assignment is dropped and the group is joined once more: another rebalance for all its members, and with the
+    embedded broker nine seconds. A consumer that works for as long as it polls would lose half of its assignments.
+    """
+
+    @functools.wraps(join)
+    async def keeping(coordinator: Any, timeout_ms: float | None = None) -> bool:
+        attempt = coordinator._join_task
+        if (
+            attempt is not None
+            and attempt.is_done
+            and attempt.succeeded()
+            and coordinator.rejoining
+            and coordinator.state is MemberState.REBALANCING  # else what was joined has been left since
+        ):
+            coordinator._join_task = None
+            with coordinator._lock:
+                coordinator.rejoining = coordinator.rejoin_needed = False
+                coordinator.state = MemberState.STABLE
+                coordinator._enable_heartbeat()
+            joined = coordinator._generation
+            await coordinator._on_join_complete_async(
+                joined.generation_id, joined.member_id, joined.protocol, attempt.value
+            )
+        return await join(coordinator, timeout_ms)
+
+    return keeping
+
+
+BaseCoordinator.join_group_async = _keep_what_was_joined(BaseCoordinator.join_group_async)
 
 
 class Membership:
