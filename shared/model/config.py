@@ -49,6 +49,8 @@ class TrainConfig:
     """Share of the learning rate at which a finished model learns sessions that came later."""
     tune_epochs: int = 2
     """Epochs of that: with these two numbers as good as training anew on everything, for a tenth of its time."""
+    dismiss_weight: float = 1.0
+    """Of a dismissal against an (input, target) pair: see dismissal_loss. Without dismissals it changes nothing."""
     clip_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it."""
     input_dropout: float = 0.25
@@ -72,6 +74,7 @@ class TrainConfig:
         _check("negatives", self.negatives, 0, 1 << 20)
         _check("popularity_power", self.popularity_power, 0, 1)
         _check("learning_rate", self.learning_rate, 1e-9, 10)
+        _check("dismiss_weight", self.dismiss_weight, 0, 1000)
         if self.matmul not in ("auto", "fp32", "bf16"):
             raise SettingsInvalid(f"matmul is {self.matmul!r}, must be auto, fp32 or bf16")
         _check("input_dropout", self.input_dropout, 0, 0.99)

@@ -8,14 +8,12 @@ than a window is trained through and through, and longer ones lose only the grad
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-Ints = npt.NDArray[Any]
+from shared.model.dismissals import Dismissals, Ints, after_events, is_dismissal, no_dismissals
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +26,7 @@ class Sessions:
     """(sessions + 1,) int64"""
     ended_at: Ints
     """(sessions,) int64: time of the last event, ms since the epoch"""
+    dismissals: Dismissals = field(default_factory=no_dismissals)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -47,7 +46,13 @@ class Sessions:
         positions = np.arange(len(self))[chosen]
         lengths = self.lengths[positions]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return Sessions(self.items[_spans(self.starts[positions], lengths)], starts, self.ended_at[positions])
+        spans = _spans(self.starts[positions], lengths)
+        dismissals = self.dismissals
+        if len(dismissals):
+            places = np.full(len(self.items), -1, np.int64)
+            places[spans] = np.arange(len(spans))
+            dismissals = dismissals.moved(places)
+        return Sessions(self.items[spans], starts, self.ended_at[positions], dismissals)
 
 
 def _spans(firsts: Ints, lengths: Ints) -> Ints:
@@ -64,12 +69,15 @@ def catalogue_of(log: pl.DataFrame, known: Sequence[str] = ()) -> list[str]:
     return [*known, *counts["item_id"].to_list()]
 
 
-def build_sessions(log: pl.DataFrame, catalogue: Sequence[str], sequence: str = "auto") -> Sessions:
+def build_sessions(
+    log: pl.DataFrame, catalogue: Sequence[str], sequence: str = "auto", dismissing: tuple[str, ...] = ()
+) -> Sessions:
     """Sessions of a log that is sorted by time, with columns session_id, user_id (str or null), item_id, ts (ms).
 
     sequence: what one training sequence is: "session", "user" (all of a user's sessions, one after the other), or
     "auto": the session where the event has one, else the user. Events of items outside the catalogue are left out, as
-    are events with neither a session nor a user. Sessions come in the order of their first event.
+    are events with neither a session nor a user. Sessions come in the order of their first row. dismissing: types of
+    events (column event_type) that are no events of a session but dismissals in it.
     """
     session, user = pl.col("session_id"), pl.col("user_id")
     key = {
@@ -78,26 +86,36 @@ def build_sessions(log: pl.DataFrame, catalogue: Sequence[str], sequence: str = 
         "user": pl.coalesce("u" + user, "s" + session),
     }[sequence]
     index = pl.DataFrame({"item_id": pl.Series(list(catalogue), dtype=pl.String)}).with_row_index("item")
-    rows = log.select(key.alias("key"), "item_id", "ts").join(index, on="item_id", how="inner", maintain_order="left")
-    rows = rows.filter(pl.col("key").is_not_null())
-    if rows.is_empty():
-        return Sessions(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
+    rows = log.select(key.alias("key"), "item_id", "ts", is_dismissal(log, dismissing).alias("dismissed"))
+    rows = rows.join(index, on="item_id", how="inner", maintain_order="left").filter(pl.col("key").is_not_null())
     # Dense codes in order of first appearance; a stable sort by them keeps time order within a session.
     codes = rows.select(pl.col("key").unique(maintain_order=True)).with_row_index("code")
-    code = rows.select("key").join(codes, on="key", maintain_order="left")["code"].to_numpy()
+    code = rows.select("key").join(codes, on="key", maintain_order="left")["code"].to_numpy().astype(np.int64)
     order = np.argsort(code, kind="stable")
+    code, turned_down = code[order], rows["dismissed"].to_numpy()[order]
     items = rows["item"].to_numpy()[order].astype(np.int32)
-    changes = np.flatnonzero(np.diff(code[order])) + 1
+    dismissals = after_events(code, turned_down, items)
+    if turned_down.any():
+        code, items, order = code[~turned_down], items[~turned_down], order[~turned_down]
+    if not len(items):
+        return Sessions(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
+    changes = np.flatnonzero(np.diff(code)) + 1
     starts = np.concatenate([[0], changes, [len(items)]]).astype(np.int64)
-    return Sessions(items, starts, rows["ts"].to_numpy()[order][starts[1:] - 1].astype(np.int64))
+    return Sessions(items, starts, rows["ts"].to_numpy()[order][starts[1:] - 1].astype(np.int64), dismissals)
 
 
 def without_new_items(sessions: Sessions, known: int) -> Sessions:
     """The sessions without events of items from index ``known`` on; those that have no event left are gone."""
     kept = sessions.items < known
-    lengths = np.bincount(np.repeat(np.arange(len(sessions)), sessions.lengths)[kept], minlength=len(sessions))
+    session = np.repeat(np.arange(len(sessions)), sessions.lengths)
+    lengths = np.bincount(session[kept], minlength=len(sessions))
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[lengths > 0])])
-    return Sessions(sessions.items[kept], starts, sessions.ended_at[lengths > 0])
+    dismissals = sessions.dismissals.known(known)
+    if len(dismissals):  # each moves to the last event that is left before it
+        upto = np.cumsum(kept)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[session]
+        dismissals = dismissals.moved(np.where(upto > before, upto - 1, -1))
+    return Sessions(sessions.items[kept], starts, sessions.ended_at[lengths > 0], dismissals)
 
 
 def split_newest(sessions: Sessions, share: float) -> tuple[Sessions, Sessions]:
@@ -130,7 +148,8 @@ def hold_out(sessions: Sessions, catalogue: Sequence[str], share: float) -> Spli
     number[order] = np.arange(len(order), dtype=np.int32)
 
     def renumbered(part: Sessions) -> Sessions:
-        return Sessions(number[part.items], part.starts, part.ended_at)
+        dismissals = Dismissals(part.dismissals.after, number[part.dismissals.items])
+        return Sessions(number[part.items], part.starts, part.ended_at, dismissals)
 
     names = [catalogue[i] for i in order]
     return Split(renumbered(older), renumbered(newest), names, int((counts > 0).sum()))
@@ -146,6 +165,8 @@ class Window:
     """(T, B) int64"""
     valid: Ints
     """(T, B) bool: True where there is an (input, target) pair; a prefix of each column"""
+    places: Ints
+    """(T, B) int64: where in Sessions.items the input is; the target is the one after it. Any, where not valid"""
     fresh: bool
     """True: these sessions begin here, from the zero state. False: they are the first B of the window before."""
 
@@ -185,4 +206,4 @@ def _windows_of(sessions: Sessions, batch: Ints, pairs: Ints, truncate: int) -> 
         places = np.minimum(firsts[:active] + at, last)
         inputs = np.where(valid, sessions.items[places], 0).astype(np.int64)
         targets = np.where(valid, sessions.items[np.minimum(places + 1, last)], 0).astype(np.int64)
-        yield Window(inputs, targets, valid, fresh=begin == 0)
+        yield Window(inputs, targets, valid, places, fresh=begin == 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -11,6 +10,8 @@ import torch
 from torch.nn import functional
 
 from shared.model.dataset import Sessions, windows
+from shared.model.dismissals import Ints
+from shared.model.group import ALONE, Group
 from shared.model.network import Network, Weights
 
 SCORE_BYTES = 64 << 20
@@ -45,49 +46,74 @@ def metrics_of(rank: torch.Tensor, k: int = 20) -> Metrics:
 
 
 def evaluate(weights: Weights, test: Sessions, on_progress: Callable[[int, int], None] | None = None) -> Metrics:
-    """Rank all items for every event of each session but its first, given those before it.
+    """Rank all items for every event of each session but its first, given those before it. See ``event_ranks``."""
+    rank = event_ranks(weights, test, on_progress=on_progress)
+    return metrics_of(rank[rank > 0])
 
-    test: indexed by the model's own catalogue, so without items that it does not know. Memory: SCORE_BYTES and the
-    weights. on_progress: (events done, all events).
+
+def event_ranks(
+    weights: Weights,
+    test: Sessions,
+    asked: Ints | None = None,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    group: Group = ALONE,
+) -> torch.Tensor:
+    """(events,) int64: where the model ranks each event, from 1, given those before it in its session; 0: not asked.
+
+    test: indexed by the model's own catalogue, so without items that it does not know. asked: (events,) bool, default:
+    all; the first event of a session is never ranked. Memory: SCORE_BYTES and the weights. on_progress: (events done,
+    all events). group: each process ranks its share of the sessions, and all get all ranks.
     """
     network = Network.from_weights(weights)
     rows = max(1, SCORE_BYTES // (4 * len(network.embedding)))
-    found: list[torch.Tensor] = []
+    wanted = np.ones(len(test.items), bool) if asked is None else asked.copy()
+    wanted[test.starts[:-1][test.lengths > 0]] = False
+    found = torch.zeros(len(test.items), dtype=torch.int64)
     hidden: torch.Tensor | None = None
-    done, total = 0, test.pairs
+    done, total = 0, int(wanted.sum())
+    mine, where = _share(test, wanted, group)
     with torch.inference_mode():
-        for window in windows(test, 4096, 64):
+        for window in windows(mine, 4096, 64):
             inputs = functional.embedding(torch.from_numpy(window.inputs), network.embedding)
             carried = None if window.fresh or hidden is None else hidden[:, : inputs.shape[1]].contiguous()
             outputs, hidden = network.gru(inputs, carried)
-            at = torch.from_numpy(np.flatnonzero(window.valid))
-            states = outputs.view(-1, network.width)[at]
-            targets = torch.from_numpy(window.targets).view(-1)[at]
+            at = np.flatnonzero(window.valid)
+            target = where[window.places.ravel()[at] + 1]  # (N,) places in test.items
+            at, target = at[wanted[target]], torch.from_numpy(target[wanted[target]])
+            states = outputs.view(-1, network.width)[torch.from_numpy(at)]
+            targets = torch.from_numpy(window.targets.ravel()[at])
             for part in range(0, len(at), rows):
                 chunk = slice(part, part + rows)
                 scores = torch.addmm(network.bias, states[chunk], network.embedding.T)
-                found.append(ranks(scores, targets[chunk]))
+                found[target[chunk]] = ranks(scores, targets[chunk])
             done += len(at)
             if on_progress:
                 on_progress(done, total)
-    return metrics_of(torch.cat(found) if found else torch.zeros(0, dtype=torch.int64))
+    group.add(found)
+    return found
+
+
+def _share(test: Sessions, wanted: Ints, group: Group) -> tuple[Sessions, Ints]:
+    """The sessions that this process ranks, of those in which anything is wanted, and the place in ``test`` of each of
+    their events."""
+    session = np.repeat(np.arange(len(test)), test.lengths)
+    chosen = np.unique(session[wanted])[group.rank :: group.size]
+    return test.select(chosen), np.flatnonzero(np.isin(session, chosen))
 
 
 def popularity(train: Sessions, test: Sessions, items: int) -> Metrics:
     """The baseline: the same ranking for all, by how often an item occurs in training."""
-    counts = torch.from_numpy(np.bincount(train.items, minlength=items))
-    rank = items - (counts[None, :] < counts[:, None]).sum(1) if items <= 4096 else _ranks_of_counts(counts)
     targets = np.delete(test.items, test.starts[:-1]) if len(test) else test.items
-    return metrics_of(rank[torch.from_numpy(targets.astype(np.int64))])
+    return metrics_of(popularity_ranks(train, items)[torch.from_numpy(targets.astype(np.int64))])
+
+
+def popularity_ranks(train: Sessions, items: int) -> torch.Tensor:
+    """(items,) int64: the rank of each item by how often it occurs in training, from 1; ties count against it."""
+    return _ranks_of_counts(torch.from_numpy(np.bincount(train.items, minlength=items)))
 
 
 def _ranks_of_counts(counts: torch.Tensor) -> torch.Tensor:
     """counts (I,) -> (I,) rank of each item, ties against it."""
     ordered = counts.sort().values
     return len(counts) - torch.searchsorted(ordered, counts, side="left")
-
-
-def timer() -> Callable[[], float]:
-    """Seconds since the call."""
-    began = time.monotonic()
-    return lambda: time.monotonic() - began

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from shared.model.config import TrainConfig
 from shared.model.dataset import Sessions
-from shared.model.evaluate import evaluate
+from shared.model.dismissals import Ints
+from shared.model.evaluate import event_ranks, metrics_of
+from shared.model.group import ALONE, Group
 from shared.model.network import Weights
 from shared.model.train import Progress, Trainer, TrainerState
 
@@ -25,6 +27,8 @@ class Fitted:
     """Mean of the last epoch, nats per pair; nan where nothing was left to do."""
     validation: list[float] = field(default_factory=list)
     """MRR@20 after each epoch, where there was a validation part and patience."""
+    out_of_time: bool = False
+    """Whether the time budget ended it."""
 
 
 def fit(
@@ -35,14 +39,19 @@ def fit(
     start: Weights | None = None,
     resume: TrainerState | None = None,
     validation: Sessions | None = None,
+    asked: Ints | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[TrainerState], None] | None = None,
+    spent: Callable[[], float] | None = None,
+    group: Group = ALONE,
 ) -> Fitted:
     """Train for ``config.epochs`` (0: see TrainConfig), or until validation MRR has not risen for ``patience`` epochs.
 
-    start: weights to begin with; resume: what ``on_epoch`` was given, of a run with the same arguments.
+    start: weights to begin with; resume: what ``on_epoch`` was given, of a run with the same arguments. asked: (events
+    of validation,) bool, those that count; default: all. spent: share of the time budget that is gone, asked before
+    each update; at 1 training ends where it is. group: see Trainer.
     """
-    trainer = Trainer(config, sessions, items, start)
+    trainer = Trainer(config, sessions, items, start, group)
     watched = validation if config.patience else None
     history: list[float] = []
     best: Weights | None = None
@@ -51,15 +60,20 @@ def fit(
         history = [float(value) for value in resume.meta["validation"]]
         best = {k.removeprefix(BEST): v for k, v in resume.tensors.items() if k.startswith(BEST)} or None
     loss = float("nan")
-    while trainer.epoch < trainer.config.epochs and not _stalled(history, config.patience):
-        loss = trainer.run(on_progress).loss
+    while trainer.spent < 1 and trainer.epoch < trainer.config.epochs and not _stalled(history, config.patience):
+        loss = trainer.run(on_progress, spent).loss
         if watched is not None:
-            history.append(evaluate(trainer.network.weights(), watched).mrr20)
+            history.append(_mrr(trainer, watched, asked))
             if history[-1] == max(history):
                 best = trainer.network.weights()
-        if on_epoch:
+        if on_epoch and trainer.spent < 1:  # an epoch cut short is none to go on from
             on_epoch(_state(trainer, history, best))
-    return Fitted(best or trainer.network.weights(), trainer.epoch, loss, history)
+    return Fitted(best or trainer.network.weights(), trainer.epoch, loss, history, trainer.spent >= 1)
+
+
+def _mrr(trainer: Trainer, validation: Sessions, asked: Ints | None) -> float:
+    rank = event_ranks(trainer.network.weights(), validation, asked, group=trainer.group)
+    return metrics_of(rank[rank > 0]).mrr20
 
 
 def _stalled(history: list[float], patience: int) -> bool:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
 from shared.model.sample import Candidates
+
+
+class Dismissed(NamedTuple):
+    """pair (K,): the (input, target) pair at whose state an item was turned down; item (K,): its row. int64."""
+
+    pair: torch.Tensor
+    item: torch.Tensor
 
 
 def softmax_loss(
@@ -66,6 +73,20 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(ctx: Any, *outputs: torch.Tensor) -> Any:
         scale = outputs[0]
         return *(gradient * scale for gradient in ctx.saved_tensors), None, None, None
+
+
+def dismissal_loss(
+    hidden: torch.Tensor, embedding: torch.Tensor, bias: torch.Tensor, pairs: Dismissed, targets: torch.Tensor
+) -> torch.Tensor:
+    """Sum over the dismissals of -log p(the item chosen next is preferred to the one dismissed), in nats.
+
+    hidden (N, D) and targets (N,) of all (input, target) pairs; embedding (R, D) and bias (B,) in the same numbering.
+    The pairwise loss of BPR (Rendle et al. 2009): unlike one on p(dismissed) alone, its slope does not vanish among
+    thousands of items, of which each is improbable and yet may stand in the top 20.
+    """
+    states, chosen = hidden[pairs.pair], targets[pairs.pair]
+    difference = embedding[pairs.item] - embedding[chosen]  # (K, D)
+    return functional.softplus((states * difference).sum(1) + bias[pairs.item] - bias[chosen]).sum()
 
 
 def _low(rows: torch.Tensor) -> torch.Tensor:

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from shared.model.config import TrainConfig
-from shared.model.dataset import Sessions, Window, windows
-from shared.model.loss import bf16_is_faster, softmax_loss
+from shared.model.dataset import Sessions, windows
+from shared.model.group import ALONE, Group
 from shared.model.network import Network, Weights
-from shared.model.optimizer import RowAdam
-from shared.model.sample import Candidates, NegativeSampler, all_items
+from shared.model.update import Updates
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What torch's Adam keeps for each parameter."""
+SLACK = 0.1
+"""Share of the time budget by which the clock must be ahead of the work before it bends the learning rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +48,41 @@ class TrainerState:
 class Trainer:
     """Trains one network on one set of sessions. The result depends on config, sessions and start weights only.
 
-    items: size of the catalogue; start: weights to begin with (see ``grow``), else random ones by the seed.
+    items: size of the catalogue; start: weights to begin with (see ``grow``), else random ones by the seed. group:
+    processes that each have all of these arguments. Of every update each computes the sessions in its lanes, with the
+    same negatives and dropout as one process alone; their gradients are added, so that only sums' last bits differ.
     """
 
-    def __init__(self, config: TrainConfig, sessions: Sessions, items: int, start: Weights | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, sessions: Sessions, items: int, start: Weights | None = None, group: Group = ALONE
+    ) -> None:
         self.config = config = config.settled(sessions.pairs)
+        self.group = group
         self.sessions = sessions
         self.epoch = 0
         generator = torch.Generator().manual_seed(config.seed)
         self.network = (
             Network.from_weights(start) if start is not None else Network(items, config.model.width, generator)
         )
-        self._gru = list(self.network.gru.parameters())
-        self._dense = torch.optim.Adam(self._gru, lr=config.learning_rate)
-        self._embedding = RowAdam(self.network.embedding)
-        self._bias = RowAdam(self.network.bias)
-        targets = np.delete(sessions.items, sessions.starts[:-1])  # every event but the first of each session
-        self._sampler = NegativeSampler(np.bincount(targets, minlength=items), config.popularity_power)
-        self._full = config.negatives == 0 or items <= 2 * config.negatives
-        self._bf16 = config.matmul == "bf16" or (config.matmul == "auto" and bf16_is_faster())
-        self._place = np.full(items, -1, np.int64)  # scratch: item -> row among those of one update
+        self._updates = Updates(config, self.network, sessions, group, self._rate)
+        self._gru, self._dense = self._updates.gru, self._updates.dense
+        self._embedding, self._bias = self._updates.embedding, self._updates.bias
         self._total = max(1, sessions.pairs * config.epochs)
         self._done = 0
 
-    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Progress:
-        """One epoch more. Returns its last progress."""
+    @property
+    def spent(self) -> float:
+        """Share of the time budget, the same in all processes of the group; at 1 training has stopped, if mid-epoch."""
+        return self._updates.spent
+
+    def run(
+        self, on_progress: Callable[[Progress], None] | None = None, spent: Callable[[], float] | None = None
+    ) -> Progress:
+        """One epoch more, or what there is time for. Returns its last progress.
+
+        spent: share of the time budget that is gone. Where time is short the learning rate falls with it, and so is
+        low when the budget ends.
+        """
         began = time.monotonic()
         config = self.config
         rng = np.random.default_rng([config.seed, self.epoch, 1])
@@ -84,8 +94,10 @@ class Trainer:
             self.sessions, config.batch_events, config.truncate, config.pool_batches, (config.seed, self.epoch)
         )
         for window in stream:
-            carried = None if window.fresh or hidden is None else hidden[:, : window.inputs.shape[1]]
-            hidden, loss, count = self._update(window, carried, rng, dropout)
+            lanes = len(range(self.group.rank, window.inputs.shape[1], self.group.size))
+            carried = None if window.fresh or hidden is None else hidden[:, :lanes]
+            now = spent() if spent and not self.group.rank else 0.0
+            hidden, loss, count = self._updates.one(window, carried, rng, dropout, now)
             loss_sum += loss * count
             events += count
             self._done += count
@@ -100,6 +112,8 @@ class Trainer:
             )
             if on_progress:
                 on_progress(progress)
+            if self.spent >= 1:
+                return progress
         self.epoch += 1
         return progress
 
@@ -124,76 +138,9 @@ class Trainer:
             if f"adam.gru.{number}.step" in tensors:
                 self._dense.state[parameter] = {key: tensors[f"adam.gru.{number}.{key}"].clone() for key in _MOMENTS}
 
-    def _rate(self) -> float:
-        """The learning rate now: a short rise, then a straight fall."""
+    def _rate(self, spent: float) -> float:
+        """The learning rate now: a short rise, then a straight fall. spent: share of the time budget."""
         config = self.config
-        share = self._done / self._total
+        share = min(1.0, max(self._done / self._total, (spent - SLACK) / (1 - SLACK)))
         rise = min(1.0, (share + 1e-3) / config.warmup) if config.warmup else 1.0
         return config.learning_rate * rise * (1 - (1 - config.final_rate) * share)
-
-    def _rows(self, inputs: np.ndarray, among: Candidates) -> tuple[np.ndarray, np.ndarray]:
-        """(table rows of this update: the candidates, then inputs that are none; (N,) place of each input in them)."""
-        place = self._place
-        place[among.items] = np.arange(len(among.items))
-        extra = np.unique(inputs[place[inputs] < 0])
-        place[extra] = len(among.items) + np.arange(len(extra))
-        rows = np.concatenate([among.items, extra])
-        local = place[inputs]
-        place[rows] = -1
-        return rows, local
-
-    def _update(
-        self, window: Window, carried: torch.Tensor | None, rng: np.random.Generator, dropout: np.random.Generator
-    ) -> tuple[torch.Tensor, float, int]:
-        """One step of the optimizer on one window. Returns (state to carry (1, B, D), loss, pairs)."""
-        config, network = self.config, self.network
-        at = np.flatnonzero(window.valid)
-        targets = window.targets.ravel()[at]
-        if self._full:
-            among = all_items(targets, len(network.embedding))
-        else:
-            among = self._sampler.candidates(targets, config.negatives, rng)
-        rows, local = self._rows(window.inputs.ravel()[at], among)
-        candidates = len(among.items)
-        rows_t = torch.from_numpy(rows)
-        embedding = network.embedding[rows_t].requires_grad_()  # (R, D)
-        bias = network.bias[rows_t[:candidates]].requires_grad_()  # (C,)
-
-        padded = np.zeros(window.inputs.size, np.int64)
-        padded[at] = local
-        inputs = functional.embedding(torch.from_numpy(padded.reshape(window.inputs.shape)), embedding)  # (T, B, D)
-        inputs = drop(inputs, config.input_dropout, dropout)
-        outputs, hidden = network.gru(inputs, carried)
-        states = outputs.view(-1, network.width).index_select(0, torch.from_numpy(at))  # (N, D)
-        states = drop(states, config.hidden_dropout, dropout)
-        loss = softmax_loss(states, embedding[:candidates], bias, among, bf16=self._bf16)
-        self._dense.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._apply(rows_t, embedding, bias)
-        # Sessions of unequal length: those that go on reach the window's end, so their last state is the one to carry.
-        return hidden.detach(), loss.item(), len(at)
-
-    def _apply(self, rows: torch.Tensor, embedding: torch.Tensor, bias: torch.Tensor) -> None:
-        """Clip all gradients by their common norm, then step."""
-        assert embedding.grad is not None
-        assert bias.grad is not None
-        gradients = [embedding.grad, bias.grad, *(p.grad for p in self._gru if p.grad is not None)]
-        norm = torch.stack([g.norm() for g in gradients]).norm().item()
-        if norm > self.config.clip_norm:
-            for gradient in gradients:
-                gradient.mul_(self.config.clip_norm / norm)
-        rate = self._rate()
-        for group in self._dense.param_groups:
-            group["lr"] = rate
-        self._dense.step()
-        self._embedding.step(rows, embedding.grad, rate)
-        self._bias.step(rows[: len(bias)], bias.grad, rate)
-
-
-def drop(values: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
-    """Dropout by random bytes, so in steps of 1/256: in a quarter of the time of torch's own generator."""
-    if not share:
-        return values
-    dropped = round(share * 256)
-    kept = torch.from_numpy(rng.integers(0, 256, values.shape, np.uint8) >= dropped)
-    return values * kept * (256 / (256 - dropped))

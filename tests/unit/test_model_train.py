@@ -10,7 +10,8 @@ from shared.model.config import ModelConfig, TrainConfig
 from shared.model.evaluate import evaluate, popularity
 from shared.model.fit import fit
 from shared.model.network import Network, Weights, check_weights, grow
-from shared.model.train import Progress, Trainer, TrainerState, drop
+from shared.model.train import Progress, Trainer, TrainerState
+from shared.model.update import drop
 from tests.unit.test_model_dataset import sessions_of
 
 SMALL = TrainConfig(
