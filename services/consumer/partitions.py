@@ -11,6 +11,7 @@ from shared.core.ports import InteractionSource, StateStore
 from shared.core.progress import Progress, decode_progress, encode_progress
 from shared.core.state import NO_TOKEN, token_of
 from shared.core.trending import Trending
+from shared.model.fold_in import FoldIn
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Partition:
     next_offset: int
     saved: int
     incarnation: int
+    folding: FoldIn
 
 
 class Partitions:
@@ -33,11 +35,14 @@ class Partitions:
     Saving is by compare-and-set: a member that lost a partition without noticing cannot set back its successor.
     """
 
-    def __init__(self, source: InteractionSource, store: StateStore, half_life_s: float, keep: int) -> None:
+    def __init__(
+        self, source: InteractionSource, store: StateStore, half_life_s: float, keep: int, fold_items: int = 0
+    ) -> None:
         self._source = source
         self._store = store
         self._half_life_s = half_life_s
         self._keep = keep
+        self._fold_items = fold_items
         self._server = ""
         self._life = ""
         self.owned: dict[int, Partition] = {}
@@ -70,18 +75,21 @@ class Partitions:
         place = {"topic": self._source.topic, "partition": number}
         progress = Progress(life, 0, first, 0, [])
         trending = Trending(self._half_life_s, self._keep)
+        folding = FoldIn(self._fold_items, self._half_life_s)
         if value is not None:
             try:
                 known = decode_progress(value)
             except StateDamaged as error:
                 log.error("stored progress is damaged, the partition is read from its start: %s", error, extra=place)
             else:
-                trending.merge(known.landmark, known.weights)
+                trending.merge(known.landmark, known.weights, known.total)
+                folding.restore(known.fingerprint, known.folded)
                 progress = self._continue(known, life, first, end, place)
         log.info("partition taken over", extra={**place, "offset": progress.next_offset, "end": end})
         return Partition(
-            progress, token_of(value), trending, progress.next_offset, progress.next_offset, progress.incarnation_id()
-        )
+            progress, token_of(value), trending, progress.next_offset, progress.next_offset,
+            progress.incarnation_id(), folding,
+        )  # fmt: skip
 
     def _continue(self, known: Progress, life: str, first: int, end: int, place: dict[str, object]) -> Progress:
         if known.incarnation != life:
@@ -128,6 +136,14 @@ class Partitions:
         self._server = ""
         self.take(list(self.owned))
 
+    def _progress(self, part: Partition) -> Progress:
+        landmark, weights = part.trending.snapshot()
+        known, folding = part.progress, part.folding
+        return Progress(
+            known.incarnation, known.generation, part.next_offset, landmark, weights, part.trending.total,
+            folding.fingerprint, folding.snapshot(),
+        )  # fmt: skip
+
     def save(self) -> dict[int, int]:
         """Store how far we came. Returns partition -> offset to commit.
 
@@ -136,9 +152,7 @@ class Partitions:
         writes: dict[int, tuple[bytes, bytes]] = {}
         for number, part in self.owned.items():
             if part.next_offset != part.saved or part.token == NO_TOKEN:
-                landmark, weights = part.trending.snapshot()
-                known = part.progress
-                progress = Progress(known.incarnation, known.generation, part.next_offset, landmark, weights)
+                progress = self._progress(part)
                 writes[number] = (part.token, encode_progress(progress, part.token))
         offsets: dict[int, int] = {}
         lost: list[int] = []

@@ -101,6 +101,19 @@ class ConsumerSettings(_Settings):
     dismiss_s: int = Field(7 * 86400, ge=1, description="how long a dismissed item is not offered to that user")
     trending_half_life_s: float = Field(6 * 3600.0, gt=0)
     trending_items: int = Field(1000, ge=1, description="most popular items kept per partition")
+    fold_in_min: int = Field(5, ge=1, description="times chosen, before a new item is ranked by the model")
+    fold_in_items: int = Field(200, ge=0, description="new items ranked, and kept per partition, at most; 0: none")
+    sweep_delay_s: float = Field(10.0, ge=0, description="from a new model to the sweep over old states")
+    sweep_users_per_s: int = Field(500, ge=1, description="states that the sweep rebuilds, at most")
+
+
+class EngagementSettings(_Settings):
+    """Scoring of what users do against the rankings held for them, in the consumer."""
+
+    engagement_max_per_s: float = Field(
+        500.0, ge=0, description="events scored in a second, at most; the rest is sampled"
+    )
+    engagement_cpu_share: float = Field(0.05, gt=0, le=1, description="of one core, at most, for scoring")
 
 
 class RecommenderSettings(_Settings):

@@ -61,15 +61,21 @@ class FoldIn:
     that were chosen least and longest ago (a choice counts half after ``half_life_s`` of silence).
     """
 
-    def __init__(self, fingerprint: int, width: int, keep: int, half_life_s: float) -> None:
-        self.fingerprint = fingerprint
-        self.width = width
+    def __init__(self, keep: int, half_life_s: float) -> None:
         self._keep = keep
         self._half_life_ms = half_life_s * 1000.0
         self._entries: dict[str, _Entry] = {}
+        self.fingerprint = 0
+        """Of the model that made the states; 0: none yet."""
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def begin(self, fingerprint: int) -> None:
+        """From now on states of this model: those of another one are dropped, they mean nothing beside its own."""
+        if fingerprint != self.fingerprint:
+            self.fingerprint = fingerprint
+            self._entries = {}
 
     def add(self, item_ids: Sequence[str], hidden: Hidden, ts: Sequence[int]) -> None:
         """Count events in order. hidden: (n, D) float16, the states before; zeros for users without one. ts: ms."""
@@ -82,7 +88,7 @@ class FoldIn:
             if entry is None:
                 if len(self._entries) >= self._keep:
                     self._make_room()
-                entry = self._entries[item_id] = _Entry(self.width)
+                entry = self._entries[item_id] = _Entry(steps.shape[1])
             entry.chosen += 1
             entry.seen_ms = max(entry.seen_ms, at)
             if known[row] and entry.states < _MOST:
@@ -107,14 +113,14 @@ class FoldIn:
             for item_id, e in self._entries.items()
         ]
 
-    def restore(self, held: Iterable[Folded]) -> None:
-        """Take over a snapshot of the same width; entries of another width are left out."""
+    def restore(self, fingerprint: int, held: Iterable[Folded]) -> None:
+        """Take over a snapshot of sums made with this model."""
+        self.begin(fingerprint)
         for folded in held:
-            if len(folded.total) != 4 * self.width:
-                continue
-            entry = self._entries[folded.item_id] = _Entry(self.width)
+            total = _sums(folded)
+            entry = self._entries[folded.item_id] = _Entry(len(total))
             entry.chosen, entry.states, entry.seen_ms = folded.chosen, folded.states, folded.seen_ms
-            entry.total = _sums(folded).astype(np.int32)
+            entry.total = total.astype(np.int32)
 
 
 class Candidate(NamedTuple):

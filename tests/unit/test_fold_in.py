@@ -72,7 +72,7 @@ def choices_of_new(model: InferenceModel, seed: int) -> list[tuple[str, np.ndarr
 
 
 def folded_in(model: InferenceModel, seed: int) -> FoldIn:
-    fold = FoldIn(model.fingerprint, model.width, 100, 3600.0)
+    fold = FoldIn(100, 3600.0)
     for name, hidden, ts in choices_of_new(model, seed):
         fold.add([name], hidden[None], [ts])
     return fold
@@ -137,10 +137,10 @@ def test_sums_do_not_depend_on_batches_or_on_being_stored(log, cuts, stored):
     def hidden(value):
         return np.full((1, 3), value / 2048, np.float16)
 
-    whole = FoldIn(1, 3, 5, 1.0)
+    whole = FoldIn(5, 1.0)
     for item, value, ts in log:
         whole.add([item], hidden(value), [ts])
-    parts = FoldIn(1, 3, 5, 1.0)
+    parts = FoldIn(5, 1.0)
     edges = [0, *sorted(min(c, len(log)) for c in cuts), len(log)]
     for begin, end in itertools.pairwise(edges):
         batch = log[begin:end]
@@ -148,18 +148,28 @@ def test_sums_do_not_depend_on_batches_or_on_being_stored(log, cuts, stored):
         parts.add([i for i, _, _ in batch], states, [t for _, _, t in batch])
         if stored:
             progress = Progress("life", 0, end, 0, [], 0.0, 1, parts.snapshot())
-            parts = FoldIn(1, 3, 5, 1.0)
-            parts.restore(decode_progress(encode_progress(progress, b"")).folded)
+            parts = FoldIn(5, 1.0)
+            parts.restore(1, decode_progress(encode_progress(progress, b"")).folded)
     assert parts.snapshot() == whole.snapshot()
     assert len(whole) <= 5
 
 
 def test_the_least_chosen_and_oldest_make_room():
-    fold = FoldIn(1, 2, 4, 1.0)
+    fold = FoldIn(4, 1.0)
     one = np.ones((1, 2), np.float16)
     for item, ts in [("often", 0), ("often", 0), ("often", 0), ("old", 0), ("older", 0), ("new", 900), ("newest", 950)]:
         fold.add([item], one, [ts])
     assert [f.item_id for f in fold.snapshot()] == ["often", "older", "new", "newest"]
+
+
+def test_another_model_starts_anew():
+    fold = FoldIn(4, 1.0)
+    fold.begin(1)
+    fold.add(["a"], np.ones((1, 2), np.float16), [1])
+    fold.begin(1)
+    assert len(fold) == 1
+    fold.begin(2)
+    assert (fold.fingerprint, fold.snapshot()) == (2, [])
 
 
 def test_progress_stored_before_there_was_folding_in_is_still_read():
