@@ -17,8 +17,10 @@ import torch
 from pydantic import ValidationError
 
 from services.consumer.batch import BatchProcessor, Topics
+from services.consumer.engagement import Engagement
 from services.consumer.metrics import ConsumerMetrics
 from services.consumer.partitions import Partitions
+from services.consumer.sampling import SampleRate
 from services.consumer.service import ConsumerService
 from shared.adapters.health import HealthServer
 from shared.adapters.kafka import KafkaInteractionSource, KafkaPublisher
@@ -29,6 +31,7 @@ from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import (
     ConsumerSettings,
+    EngagementSettings,
     EventSettings,
     KafkaSettings,
     LoggingSettings,
@@ -90,6 +93,7 @@ def main() -> int:
     try:
         kafka, redis, registry_settings = KafkaSettings(), RedisSettings(), RegistrySettings()
         consumer, events, logging_settings = ConsumerSettings(), EventSettings(), LoggingSettings()
+        engaging = EngagementSettings()
     except ValidationError as error:
         print(f"settings: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return 2
@@ -131,6 +135,9 @@ def main() -> int:
     publisher = _patiently(lambda: KafkaPublisher(kafka), status, stop)
     source = _patiently(lambda: KafkaInteractionSource(kafka, consumer), status, stop)
     if publisher is not None and source is not None:
+        rate = SampleRate(engaging.engagement_max_per_s, engaging.engagement_cpu_share)
+        engagement = Engagement(rate, kafka.topic_engagement, metrics, consumer.trending_half_life_s)
+        engagement.start()
         batches = BatchProcessor(
             store,
             publisher,
@@ -139,7 +146,7 @@ def main() -> int:
             Topics(kafka.topic_state_updates, kafka.topic_dlq),
             consumer.recent_items,
             metrics,
-            time.time,
+            engagement,
             consumer.dismiss_s,
         )
         partitions = Partitions(source, store, consumer.trending_half_life_s, consumer.trending_items)
@@ -158,6 +165,7 @@ def main() -> int:
             target=_watch_for_stalls, args=(status.service, consumer.consumer_stall_s), name="stalls", daemon=True
         ).start()
         status.service.run()
+        engagement.stop()
         publisher.close()
     status.watch.stop()
     store.close()

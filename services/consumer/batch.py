@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
-from services.consumer.advance import Advanced, Placed, advance_states
+from services.consumer.advance import Advanced, Fresh, Moment, Placed, Wanted, advance_states
+from services.consumer.decoding import Decoded, decode_records
+from services.consumer.engagement import Engagement
 from services.consumer.metrics import ConsumerMetrics
 from services.consumer.partitions import Partition
+from services.consumer.spans import Lot, Span, repeated_places
 from shared.core.errors import InvalidEvent, StateDamaged, Unavailable
-from shared.core.events import EventRules, decode
+from shared.core.events import EventRules
 from shared.core.ports import Publisher, Record, StateStore, StateWrite
 from shared.core.ranking import StateUpdate, encode_update
 from shared.core.state import UserState, decode_state, encode_state, token_of
@@ -36,6 +39,20 @@ class Topics:
     dlq: str
 
 
+@dataclass(slots=True)
+class Stored:
+    """What a batch's events came to, once the states are in Redis.
+
+    touched: partition -> users of the batch, redelivered events included: a crash may have come between a state and
+    the message that tells of it, so those are told of again.
+    """
+
+    touched: dict[int, dict[str, None]] = field(default_factory=dict)
+    fresh: list[Fresh] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+    repeated: list[Placed] = field(default_factory=list)
+
+
 class BatchProcessor:
     """Applies polled records. Doing a batch twice has the effect of doing it once."""
 
@@ -48,8 +65,9 @@ class BatchProcessor:
         topics: Topics,
         recent_limit: int,
         metrics: ConsumerMetrics,
-        clock: Callable[[], float] = time.time,
+        engagement: Engagement,
         dismiss_s: int = 7 * 86400,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -58,6 +76,7 @@ class BatchProcessor:
         self._topics = topics
         self._recent_limit = recent_limit
         self._metrics = metrics
+        self.engagement = engagement
         self._clock = clock
         self._dismiss_s = dismiss_s
         self._stages = {s: metrics.stage.labels(s) for s in ("decode", "read", "advance", "write", "publish")}
@@ -72,73 +91,65 @@ class BatchProcessor:
         """
         started = time.perf_counter()
         mine = {number: batch for number, batch in records.items() if number in owned}
-        events, bad = self._decode(mine, owned)
+        decoded = decode_records(mine, owned, self._rules, int(self._clock() * 1000), self._dismiss_s)
+        self._metrics.events.labels("ignored").inc(decoded.ignored)
+        self._metrics.events.labels("dead_letter").inc(len(decoded.bad))
         started = self._lap("decode", started)
-        touched = self._apply(events, server_id, started)
+        model, places = self._model(), self.engagement.popular
+        wanted = self.engagement.wanted(len(decoded.events), model)
+        stored = self._apply(decoded.events, model, wanted, server_id, started)
         started = time.perf_counter()
-        self._publish(touched, bad, source_topic)
+        self._publish(stored.touched, decoded.bad, source_topic)
         self._lap("publish", started)
-        for number, batch in mine.items():
-            owned[number].next_offset = batch[-1].offset + 1
-        for event in events:
+        spans = {n: Span(owned[n], n, owned[n].next_offset, batch[-1].offset + 1) for n, batch in mine.items()}
+        for number, span in spans.items():
+            owned[number].next_offset = span.end
+        for event in decoded.events:
             if not event.dismissed_until:
                 owned[event.partition].trending.add(event.item_id, event.ts)
-        self._observe(mine, events)
+        self._score(Lot(spans, model, places), stored, decoded)
+        self._observe(mine, decoded.events)
 
     def _lap(self, stage: str, started: float) -> float:
         now = time.perf_counter()
         self._stages[stage].observe(now - started)
         return now
 
-    def _decode(
-        self, records: Mapping[int, Sequence[Record]], owned: Mapping[int, Partition]
-    ) -> tuple[list[Placed], list[tuple[Record, InvalidEvent]]]:
-        now_ms = int(self._clock() * 1000)
-        rules, advances, dismissals = self._rules, self._rules.advances, self._rules.dismiss_types
-        events: list[Placed] = []
-        bad: list[tuple[Record, InvalidEvent]] = []
-        ignored = 0
-        for number, batch in records.items():
-            incarnation = owned[number].incarnation
-            for record in batch:
-                try:
-                    event = decode(record.value, now_ms, rules)
-                except InvalidEvent as error:
-                    bad.append((record, error))
-                    continue
-                until = 0
-                if not advances(event.event_type):
-                    if event.event_type not in dismissals:
-                        ignored += 1
-                        continue
-                    until = event.ts // 1000 + self._dismiss_s
-                user, item = event.user_id, event.item_id
-                events.append(Placed(user, item, event.ts, event.event_id, number, incarnation, record.offset, until))
-        self._metrics.events.labels("ignored").inc(ignored)
-        self._metrics.events.labels("dead_letter").inc(len(bad))
-        return events, bad
+    def _score(self, lot: Lot, stored: Stored, decoded: Decoded) -> None:
+        """Hand over what tells of engagement; it is scored elsewhere."""
+        lot.see(stored.fresh)
+        without = repeated_places(stored.repeated)
+        for kind, places in decoded.served.items():
+            if places:
+                lot.serve(kind, places, without)
+        lot.moments = [moment for moment in stored.moments if moment.sampled]
+        self.engagement.add(lot)
 
-    def _apply(self, events: Sequence[Placed], server_id: str, started: float) -> dict[int, list[str]]:
-        """Advance and store; returns partition -> users of the batch, redelivered events included.
-
-        A crash may have come between a state and the message that tells of it, so those are told of again.
-        """
-        touched: dict[int, dict[str, None]] = {}
+    def _apply(
+        self,
+        events: Sequence[Placed],
+        model: InferenceModel | None,
+        wanted: Wanted,
+        server_id: str,
+        started: float,
+    ) -> Stored:
+        """Advance and store. Raises Unavailable."""
+        stored = Stored()
         for event in events:
-            touched.setdefault(event.partition, {})[event.user_id] = None
+            stored.touched.setdefault(event.partition, {})[event.user_id] = None
         pending = list(events)
         for _ in range(_WRITE_ATTEMPTS):
             if not pending:
-                return {number: list(users) for number, users in touched.items()}
+                return stored
             users = list(dict.fromkeys(event.user_id for event in pending))
             states = self._read(users)
             started = self._lap("read", started)
-            outcome = advance_states(states, pending, self._model(), self._recent_limit)
+            outcome = advance_states(states, pending, model, self._recent_limit, wanted)
             started = self._lap("advance", started)
             refused = self._write(states, outcome, server_id)
             started = self._lap("write", started)
             pending = [event for event in pending if event.user_id in refused] if refused else []
-            self._count(outcome, refused)
+            self._keep(outcome, refused, stored)
         raise Unavailable(f"the state store refused {len(pending)} writes {_WRITE_ATTEMPTS} times in a row")
 
     def _read(self, users: Sequence[str]) -> dict[str, UserState]:
@@ -161,23 +172,26 @@ class BatchProcessor:
         self._metrics.conflicts.inc(len(refused))
         return refused
 
-    def _count(self, outcome: Advanced, refused: Set[str]) -> None:
-        """Count what is stored; the events of refused users come again."""
+    def _keep(self, outcome: Advanced, refused: Set[str], stored: Stored) -> None:
+        """Take and count what is stored now; the events of refused users come again."""
+        fresh = [one for one in outcome.fresh if one.event.user_id not in refused] if refused else outcome.fresh
+        repeated = [event for event in outcome.repeated if event.user_id not in refused]
+        stored.fresh += fresh
+        stored.moments += [moment for moment in outcome.moments if moment.fresh.event.user_id not in refused]
+        stored.repeated += repeated
         events = self._metrics.events
-        stored = outcome.fresh
-        if refused:
-            stored = [fresh for fresh in stored if fresh.event.user_id not in refused]
-        events.labels("applied").inc(len(stored))
+        events.labels("applied").inc(len(fresh))
         events.labels("dismissed").inc(sum(event.user_id not in refused for event in outcome.dismissed))
         events.labels("redelivered").inc(outcome.redelivered)
-        events.labels("repeated").inc(sum(event.user_id not in refused for event in outcome.repeated))
+        events.labels("repeated").inc(len(repeated))
         self._metrics.rebuilt.inc(outcome.rebuilt)
 
     def _publish(
-        self, touched: Mapping[int, list[str]], bad: Sequence[tuple[Record, InvalidEvent]], source_topic: str
+        self, touched: Mapping[int, Iterable[str]], bad: Sequence[tuple[Record, InvalidEvent]], source_topic: str
     ) -> None:
         written_at = int(self._clock() * 1000)
-        for number, users in touched.items():
+        for number, named in touched.items():
+            users = list(named)
             for at in range(0, len(users), _USERS_IN_MESSAGE):
                 update = StateUpdate(users[at : at + _USERS_IN_MESSAGE], written_at=written_at)
                 self._publisher.send(self._topics.state_updates, str(number).encode(), encode_update(update))

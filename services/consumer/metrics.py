@@ -53,4 +53,29 @@ class ConsumerMetrics:
             ["why"],
             registry=r,
         )
+        engaged = ["model_version", "strategy"]
+        self.engagement_scored = Counter(
+            "driftwood_engagement_scored_total", "Events scored against the ranking before them", engaged, registry=r
+        )
+        self.engagement_hits = Counter(
+            "driftwood_engagement_hits_total", "Of these, chosen items in the first k", [*engaged, "k"], registry=r
+        )
+        self.engagement_reciprocal_rank = Counter(
+            "driftwood_engagement_reciprocal_rank_total", "Sum of 1/rank, ranks up to 20", engaged, registry=r
+        )
+        self.engagement_rate = Gauge(
+            "driftwood_engagement_sample_rate", "Share of the events that are scored, at present", registry=r
+        )
+        self.engagement_skipped = Counter(
+            "driftwood_engagement_skipped_total",
+            "Events not scored: left out of the sample, or of partitions that were read again before the report",
+            ["why"],
+            registry=r,
+        )
+        self.served = Counter(
+            "driftwood_served_total",
+            "What became of recommendations: impressions (shown), actions that name one (clicked), dismissals",
+            ["what"],
+            registry=r,
+        )
         self.model = Gauge("driftwood_model_info", "1 for the model in use", ["service", "version"], registry=r)

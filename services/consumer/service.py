@@ -3,7 +3,7 @@
 A commit happens in this order, and any of its steps may be the last one before a crash:
 
     1. states are in Redis (with every batch)
-    2. the derived messages are acknowledged by Kafka
+    2. the derived messages and what is known of engagement are acknowledged by Kafka
     3. the partitions' progress is in Redis
     4. the offsets are committed to Kafka
 
@@ -139,10 +139,12 @@ class ConsumerService:
             inflight, self._inflight = self._inflight, None
             inflight.result()
 
-    def _commit(self) -> None:
+    def _commit(self, last: bool = False) -> None:
+        """last: the partitions go to another, so that what is being scored is waited for."""
         self._committed_at = time.monotonic()
         if self._rewind is not None:
             return  # what is in hand is void
+        self._batches.engagement.publish(self._publisher, self._partitions.owned, last)
         self._publisher.flush(_FLUSH_S)
         # kafka-python waits in silence for a broker or a topic that is not there: so ask.
         if self._partitions.topic_changed():
@@ -152,6 +154,7 @@ class ConsumerService:
             self._rewind = "redis"
             return
         offsets = self._partitions.save()
+        self._batches.engagement.refresh(self._partitions.owned)
         if offsets:
             self._source.commit(offsets)
         for partition, lag in self._source.lag().items():
@@ -165,7 +168,7 @@ class ConsumerService:
                 if not self._inflight.done():
                     return
                 self._settle()
-            self._commit()
+            self._commit(last=True)
         except DriftwoodError as error:
             self._rewind = "revoke"
             log.warning("partitions handed over without a commit: %s", error, extra={"partitions": sorted(partitions)})
@@ -196,7 +199,7 @@ class ConsumerService:
         """The orderly end: what was applied is committed, then the group is left."""
         try:
             self._settle()
-            self._commit()
+            self._commit(last=True)
         except DriftwoodError as error:
             log.error("stopping without a last commit, the next owner reads a little again: %s", error)
         self._source.close()

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.consumer.batch import BatchProcessor, Topics
+from services.consumer.engagement import Engagement
 from services.consumer.metrics import ConsumerMetrics
 from services.consumer.partitions import Partitions
+from services.consumer.sampling import SampleRate
 from services.consumer.service import ConsumerService
 from shared.adapters.memory import MemoryBroker, MemoryInteractionSource, MemoryPublisher, MemoryStateStore
 from shared.core.errors import Unavailable
@@ -64,7 +66,7 @@ class Member:
         self.partitions = Partitions(self.source, store, 3600.0, 50)
         self.batches = BatchProcessor(
             store, self.publisher, lambda: MODEL, EventRules(), Topics("state-updates", "dlq"), 32, metrics,
-            lambda: NOW_MS / 1000 + 60,
+            Engagement(SampleRate(1e9, 1.0), "engagement", metrics, 3600.0), 3600, lambda: NOW_MS / 1000 + 60,
         )  # fmt: skip
         self.service = ConsumerService(
             self.source, self.partitions, self.batches, self.publisher, metrics, max_batch, commit_s
@@ -84,7 +86,10 @@ def content(store: MemoryStateStore) -> dict[str, tuple[object, ...]]:
     """States without their tokens, which count writes."""
 
     def plain(state: UserState) -> tuple[object, ...]:
-        return state.hidden, state.fingerprint, state.last_ts, state.events, state.event_ids, state.recent_items()
+        return (
+            state.hidden, state.fingerprint, state.last_ts, state.events, state.event_ids, state.recent_items(),
+            state.dismissed_items(),
+        )  # fmt: skip
 
     return {user: plain(decode_state(raw)) for user, raw in store.users.items()}
 
@@ -107,7 +112,7 @@ events = st.lists(
         st.sampled_from(USERS),
         st.sampled_from(ITEMS),
         st.sampled_from([None, None, "e1", "e2", "e3"]),
-        st.sampled_from(["view", "view", "view", "impression"]),
+        st.sampled_from(["view", "view", "view", "impression", "dismiss"]),
     ),
     max_size=40,
 )
@@ -196,10 +201,12 @@ def test_a_topic_made_anew_adds_to_the_states_and_skips_nothing(before, after, t
     member.service.run(until_idle=True)
     expected: dict[str, list[str]] = {}
     for user, item, _, event_type in [*before, *after]:
-        if event_type != "impression":
+        if event_type == "view":
             expected.setdefault(user, []).append(item)
     states = {user: decode_state(raw) for user, raw in store.users.items()}
-    assert {user: state.events for user, state in states.items()} == {u: len(i) for u, i in expected.items()}
+    assert {user: state.events for user, state in states.items() if state.events} == {
+        u: len(i) for u, i in expected.items()
+    }
     for user, items in expected.items():
         hidden = MODEL.advance(MODEL.start(1), [MODEL.known(items)])
         assert states[user].hidden == hidden.tobytes()
