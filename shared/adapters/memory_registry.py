@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from shared.adapters.model_files import ITEMS, WEIGHTS, decode_model, describe, encode_model
+from shared.adapters.registry_notes import encode_note, name_of, new_note, read_notes
 from shared.core.errors import NoSuchVersion
-from shared.core.registry_port import Manifest, Model
+from shared.core.registry_port import Manifest, Model, Note
 
 
 class MemoryModelRegistry:
@@ -19,6 +20,7 @@ class MemoryModelRegistry:
         self.uri = "memory"
         self._versions: dict[str, tuple[Manifest, dict[str, bytes]]] = {}
         self._current: str | None = None
+        self._notes: dict[str, bytes] = {}
 
     def publish(
         self,
@@ -60,6 +62,16 @@ class MemoryModelRegistry:
         """See ModelRegistry.load."""
         manifest, files = self._stored(version)
         return decode_model(manifest, files[WEIGHTS], files[ITEMS], f"{self.uri}/versions/{version}")
+
+    def note(self, kind: str, details: Mapping[str, Any]) -> Note:
+        """See ModelRegistry.note."""
+        note = new_note(kind, details)
+        self._notes[name_of(note)] = encode_note(note)
+        return note
+
+    def notes(self, limit: int | None = None) -> list[Note]:
+        """See ModelRegistry.notes."""
+        return read_notes(list(self._notes), self._notes.get, limit, f"{self.uri}/notes")
 
     def _stored(self, version: str) -> tuple[Manifest, dict[str, bytes]]:
         if version not in self._versions:

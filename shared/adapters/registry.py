@@ -2,6 +2,7 @@
 
     MODEL_URI/versions/<n>/   one immutable version, see model_files.py
     MODEL_URI/current         {"version": "<n>"}
+    MODEL_URI/notes/          the journal, see registry_notes.py
 
 How a version appears whole or not at all, and a number is given out once, is the storage's part: registry_storage.py.
 """
@@ -25,9 +26,10 @@ from shared.adapters.model_files import (
     encode_manifest,
     encode_model,
 )
+from shared.adapters.registry_notes import encode_note, name_of, new_note, read_notes
 from shared.adapters.registry_storage import Storage, open_storage
 from shared.core.errors import ModelDamaged, NoSuchVersion
-from shared.core.registry_port import Manifest, Model
+from shared.core.registry_port import Manifest, Model, Note
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,16 @@ class FileModelRegistry:
         manifest = self.manifest(version)
         weights, items = self._read(version, WEIGHTS), self._read(version, ITEMS)
         return decode_model(manifest, weights, items, self._folder(version))
+
+    def note(self, kind: str, details: Mapping[str, Any]) -> Note:
+        """See ModelRegistry.note."""
+        note = new_note(kind, details)
+        self._storage.add_note(name_of(note), encode_note(note))
+        return note
+
+    def notes(self, limit: int | None = None) -> list[Note]:
+        """See ModelRegistry.notes."""
+        return read_notes(self._storage.notes(), self._storage.note, limit, f"{self.uri}/notes")
 
     def _folder(self, version: str) -> str:
         return f"{self.uri}/versions/{version}"

@@ -42,6 +42,15 @@ class Storage(Protocol):
     def point(self, content: bytes, unless_newer: Callable[[bytes | None], bool]) -> None:
         """Replace the pointer at once, if ``unless_newer`` of the present one says so."""
 
+    def notes(self) -> list[str]:
+        """Names of the notes, in any order."""
+
+    def note(self, name: str) -> bytes | None:
+        """None: there is no such note."""
+
+    def add_note(self, name: str, content: bytes) -> None:
+        """Store a note, whole or not at all. Nobody else uses the name."""
+
 
 def open_storage(uri: str) -> Storage:
     """A path or file:// URL is a directory; any other URL goes to fsspec. Raises SettingsInvalid."""
@@ -134,6 +143,28 @@ class DirectoryStorage:
                 os.replace(draft, self.root / "current")
                 sync_folder(self.root)
 
+    def notes(self) -> list[str]:
+        """See Storage."""
+        with _unavailable(str(self.root)):
+            try:
+                return [name for name in os.listdir(self.root / "notes") if not name.startswith(".")]
+            except FileNotFoundError:
+                return []
+
+    def note(self, name: str) -> bytes | None:
+        """See Storage."""
+        return self._read(self.root / "notes" / name)
+
+    def add_note(self, name: str, content: bytes) -> None:
+        """See Storage."""
+        with _unavailable(str(self.root)):
+            folder = self.root / "notes"
+            folder.mkdir(parents=True, exist_ok=True)
+            draft = folder / f".{name}"
+            write_durably(draft, content)
+            os.replace(draft, folder / name)
+            sync_folder(folder)
+
 
 class ObjectStorage:
     """A number is claimed by an object that must not exist yet; the manifest comes last and makes the version whole.
@@ -146,14 +177,7 @@ class ObjectStorage:
 
     def numbers(self) -> list[int]:
         """See Storage."""
-        with _unavailable(self._uri):
-            self._fs.invalidate_cache(f"{self._root}/versions")
-            try:
-                names = self._fs.ls(f"{self._root}/versions", detail=False)
-            except FileNotFoundError:
-                return []
-        tails = (str(name).rstrip("/").rsplit("/", 1)[-1] for name in names)
-        return sorted(int(tail) for tail in tails if tail.isdigit())
+        return sorted(int(name) for name in self._names("versions") if name.isdigit())
 
     def read(self, number: int, file: str) -> bytes | None:
         """See Storage."""
@@ -198,6 +222,28 @@ class ObjectStorage:
         with _unavailable(self._uri):
             if unless_newer(self.pointer()):
                 self._fs.pipe_file(f"{self._root}/current", content)
+
+    def notes(self) -> list[str]:
+        """See Storage."""
+        return self._names("notes")
+
+    def note(self, name: str) -> bytes | None:
+        """See Storage."""
+        return self._read(f"{self._root}/notes/{name}")
+
+    def add_note(self, name: str, content: bytes) -> None:
+        """See Storage."""
+        with _unavailable(self._uri):
+            self._fs.pipe_file(f"{self._root}/notes/{name}", content)
+
+    def _names(self, folder: str) -> list[str]:
+        with _unavailable(self._uri):
+            self._fs.invalidate_cache(f"{self._root}/{folder}")
+            try:
+                names = self._fs.ls(f"{self._root}/{folder}", detail=False)
+            except FileNotFoundError:
+                return []
+        return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in names]
 
 
 @contextmanager

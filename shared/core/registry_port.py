@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,8 +52,32 @@ class Model:
     """float32; names and shapes as in shared.model.network.Weights"""
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line of the registry's journal: something that happened to the models, and the numbers behind it."""
+
+    id: str
+    at: int
+    """ms since the epoch; of two notes of one writer, the later one has the larger time."""
+    kind: str
+    """One of NOTE_KINDS."""
+    details: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As GET /v1/models shows it."""
+        return {"id": self.id, "at": self.at, "kind": self.kind, "details": dict(self.details)}
+
+
+NOTE_KINDS = ("alarm", "training", "gate", "swap", "rollback")
+
+
+def rolled_back(notes: Iterable[Note]) -> set[str]:
+    """Versions that came back from service because engagement was worse: never to be promoted again by themselves."""
+    return {str(note.details.get("version")) for note in notes if note.kind == "rollback"}
+
+
 class ModelRegistry(Protocol):
-    """Immutable versions and one pointer to the version in service. All methods raise Unavailable."""
+    """Immutable versions, one pointer to the version in service, and a journal. All methods raise Unavailable."""
 
     def publish(
         self,
@@ -85,3 +109,9 @@ class ModelRegistry(Protocol):
 
     def load(self, version: str) -> Model:
         """Weights and items, checked against the manifest. Raises NoSuchVersion, ModelDamaged (file and reason)."""
+
+    def note(self, kind: str, details: Mapping[str, Any]) -> Note:
+        """Add to the journal: whole or not at all, for good. details: what JSON can hold."""
+
+    def notes(self, limit: int | None = None) -> list[Note]:
+        """The newest first, at most so many. One that cannot be read is left out, and logged."""

@@ -17,7 +17,7 @@ import torch
 from shared.adapters.memory_registry import MemoryModelRegistry
 from shared.adapters.registry import FileModelRegistry
 from shared.core.errors import ModelDamaged, NoSuchVersion, SettingsInvalid, Unavailable
-from shared.core.registry_port import Manifest, ModelRegistry
+from shared.core.registry_port import Manifest, ModelRegistry, rolled_back
 from shared.model.inference import InferenceModel
 from shared.model.network import Network, Weights
 
@@ -232,3 +232,23 @@ def test_a_store_that_cannot_be_reached(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_store() -> None:
     with pytest.raises(SettingsInvalid, match="MODEL_URI nowhere://models"):
         FileModelRegistry("nowhere://models")
+
+
+def test_the_journal_gives_the_newest_notes_first(registry: ModelRegistry) -> None:
+    assert registry.notes() == []
+    written = [registry.note("alarm", {"version": "1", "before": 0.5}), registry.note("rollback", {"version": "ünï"})]
+    written += [registry.note("gate", {"n": n, "list": [1, None]}) for n in range(20)]
+    assert registry.notes() == written[::-1]
+    assert registry.notes(limit=3) == written[:-4:-1]
+    assert rolled_back(registry.notes()) == {"ünï"}
+    assert registry.versions() == []
+
+
+def test_notes_are_files_and_a_damaged_one_hides_no_other(stored: Any, caplog: pytest.LogCaptureFixture) -> None:
+    registry, change = stored
+    notes = [registry.note("swap", {"version": str(n)}) for n in range(3)]
+    change(f"notes/{notes[1].id}.json", b"{")
+    change("notes/readme.txt", b"not ours")
+    with caplog.at_level(logging.WARNING):
+        assert registry.notes(limit=2) == [notes[2], notes[0]]
+    assert f"notes/{notes[1].id}.json left out" in caplog.text
