@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from services.recommender.serving import Serving
 from shared.core.errors import ModelDamaged
-from shared.core.registry_port import ModelRegistry
+from shared.core.registry_port import Manifest, ModelRegistry, rolled_back
+
+EVENTS = 50
+"""Of the journal, as shown."""
+NOTES_READ = 500
+"""Of the journal, looked through for what was rolled back: a few milliseconds."""
 
 
 def describe_models(
@@ -14,9 +19,10 @@ def describe_models(
 ) -> dict[str, object]:
     """Blocking. Raises Unavailable.
 
-    champion: the version that the registry points to; candidates: those published after it; versions: all, oldest
-    first, with their config, metrics and lineage; loaded: what this process ranks with, which lags the registry by
-    the loading time, or longer where ``problem`` says why.
+    champion: the version that the registry points to; candidates: those published after it that nobody decided on;
+    versions: all, oldest first, with their config, metrics, lineage, role, and the gate's decision with its numbers
+    (None: there was no gate); events: the newest of the journal, newest first; loaded: what this process ranks with,
+    which lags the registry by the loading time, or longer where ``problem`` says why.
     """
     trouble = problem()
     champion: str | None = None
@@ -24,17 +30,29 @@ def describe_models(
         champion = registry.current()
     except ModelDamaged as error:
         trouble = trouble or str(error)
-    manifests = registry.versions()
-    newest = int(champion) if champion is not None else 0
+    notes = registry.notes(NOTES_READ)
+    back = rolled_back(notes)
     versions = []
-    for manifest in manifests:
-        number = int(manifest.version)
-        role = "champion" if manifest.version == champion else "candidate" if number > newest else "retired"
-        versions.append({**manifest.to_json(), "role": role})
+    for manifest in registry.versions():
+        gate = manifest.metrics.get("gate")
+        versions.append({**manifest.to_json(), "role": _role(manifest, champion, back), "gate": gate})
     return {
         "champion": champion,
         "candidates": [v["version"] for v in versions if v["role"] == "candidate"],
         "versions": versions,
+        "events": [note.to_json() for note in notes[:EVENTS]],
         "loaded": serving.describe() if serving is not None else None,
         "problem": trouble,
     }
+
+
+def _role(manifest: Manifest, champion: str | None, back: set[str]) -> str:
+    """champion, candidate, rejected (by the gate), rolled back (from service, for its engagement), or retired."""
+    if manifest.version == champion:
+        return "champion"
+    if manifest.version in back:
+        return "rolled back"
+    gate = manifest.metrics.get("gate")
+    if isinstance(gate, Mapping) and not gate.get("promoted", True):
+        return "rejected"
+    return "candidate" if int(manifest.version) > int(champion or 0) else "retired"

@@ -20,7 +20,8 @@ DESCRIPTIONS = {
     "interactions": f"Take over one interaction, or a list of up to {MAX_EVENTS}: all or none. Answered when Kafka has"
     " acknowledged all. After a 503 some may have been written: with an event_id, sending them again is safe.",
     "forget": "Forget the user: state and ranking now, the log of sessions before the next training.",
-    "models": "The model in service, those that wait, their metrics and where they come from.",
+    "models": "The model in service, the others, their metrics, what the gate said of them, where they come from, and"
+    " what happened to them last: alarms, trainings, decisions of the gate, swaps, rollbacks.",
     "healthz": "Whether the process is alive.",
     "readyz": "Whether Redis and Kafka can be reached, and which model is in use. 503 where one cannot.",
     "metrics": "For Prometheus.",
