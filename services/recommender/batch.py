@@ -11,9 +11,11 @@ import numpy as np
 
 from services.recommender.cache import Entry, RankingCache
 from services.recommender.metrics import RecommenderMetrics
+from services.recommender.new_items import NO_NEW_ITEMS, NewItems
 from services.recommender.popular import Popular
 from services.recommender.queries import Answer, Outcome, Query
 from services.recommender.serving import Serving
+from shared.core.dismissed import MOST
 from shared.core.errors import StateDamaged, Unavailable
 from shared.core.ports import StateStore
 from shared.core.ranking import STRATEGY_GRU, STRATEGY_TRENDING
@@ -41,6 +43,8 @@ class _Subject:
     state: UserState | None = None
     needed: int = 0
     hidden: bytes = b""
+    ranking: tuple[np.ndarray, np.ndarray] | None = None
+    """(indexes, scores): the entry's and the new items, merged."""
     steps: Sequence[int] = field(default_factory=list)
 
 
@@ -81,9 +85,10 @@ class BatchRanker:
     def rank(self, queries: Sequence[Query]) -> list[Outcome]:
         """An answer to each, in order. Unavailable: the state could not be read. None: not finished, ask again."""
         serving = self.serving
+        new_items = serving.new_items if serving is not None else NO_NEW_ITEMS
         asks, failure = self._read(queries)
         if serving is not None:
-            self._find(serving, asks)
+            self._find(serving, new_items, asks)
         outcomes: list[Outcome] = []
         for ask in asks:
             if ask.subject is None:
@@ -91,7 +96,7 @@ class BatchRanker:
             elif ask.unfinished:
                 outcomes.append(None)
             elif serving is not None and ask.subject.entry is not None:
-                outcomes.append(self._from_entry(serving, ask.query, ask.subject.entry, ask.out))
+                outcomes.append(self._from_entry(serving, new_items, ask.query, ask.subject, ask.out))
             else:
                 outcomes.append(self._trending(serving, ask.query, ask.subject))
         return outcomes
@@ -111,7 +116,7 @@ class BatchRanker:
             self._stages["read"].observe(time.perf_counter() - started)
         return [_Ask(q, _Subject() if q.user_id is None else by_user.get(q.user_id)) for q in queries], failure
 
-    def _find(self, serving: Serving, asks: Sequence[_Ask]) -> None:
+    def _find(self, serving: Serving, new_items: NewItems, asks: Sequence[_Ask]) -> None:
         """Give an entry with enough items to each subject of which the model knows something."""
         model = serving.model
         missing: dict[int, tuple[Query, _Subject]] = {}
@@ -122,10 +127,16 @@ class BatchRanker:
                 continue
             if query.user_id is not None and subject.value is not None and subject.entry is None:
                 subject.entry = self._cache.get(query.user_id, subject.value[:TOKEN_BYTES], model.fingerprint)
-            if query.exclude or query.exclude_seen:
-                ask.out = sorted(set(model.known(self._left_out(query, subject))))
+            dismissed = self._dismissed(query, subject)
+            if dismissed or query.exclude or query.exclude_seen:
+                left_out = [*self._left_out(query, subject), *dismissed]
+                ask.out = sorted(set(serving.known(left_out, new_items)))
             needed = min(query.k + len(ask.out), len(model.items))
-            if subject.entry is not None and len(subject.entry.indexes) >= needed:
+            if (
+                subject.entry is not None
+                and len(subject.entry.indexes) >= needed
+                and (not new_items.names or self._has_hidden(model, query, subject))
+            ):
                 hits += 1
                 continue
             subject.needed = max(subject.needed, needed, min(CACHED_ITEMS, len(model.items)))
@@ -138,11 +149,30 @@ class BatchRanker:
             self._misses.inc(len(missing))
             self._compute(serving, list(missing.values()))
 
+    def _has_hidden(self, model: InferenceModel, query: Query, subject: _Subject) -> bool:
+        """Whether the state that the subject's entry was made of is at hand."""
+        if not subject.hidden and query.user_id is not None:
+            state = self._state(query.user_id, subject)
+            if state.fingerprint == model.fingerprint and len(state.hidden) == 2 * model.width:
+                subject.hidden = state.hidden
+        return bool(subject.hidden)
+
     def _left_out(self, query: Query, subject: _Subject) -> list[str]:
         seen: Sequence[str] = ()
         if query.exclude_seen:
             seen = query.items if query.user_id is None else self._state(query.user_id, subject).recent_items()
         return [*query.exclude, *seen]
+
+    def _dismissed(self, query: Query, subject: _Subject) -> list[str]:
+        """What the user dismissed and is not to be offered yet."""
+        if query.user_id is None or subject.value is None:
+            return []
+        entry = subject.entry
+        items = entry.dismissed if entry is not None else self._state(query.user_id, subject).dismissed_items()
+        if not items:
+            return []
+        now_s = self._clock()
+        return [item for item, until in items if until > now_s]
 
     def _prepare(self, model: InferenceModel, query: Query, subject: _Subject) -> bool:
         """Where the hidden state comes from; False where the model knows none of the items."""
@@ -176,6 +206,7 @@ class BatchRanker:
             try:
                 subject.state = decode_state(subject.value)
                 subject.state.recent_items()
+                subject.state.dismissed_items()
             except StateDamaged as error:
                 self._metrics.damaged.inc()
                 log.error("the stored state cannot be read: %s", error, extra={"user_id": user_id})
@@ -190,10 +221,13 @@ class BatchRanker:
         widened = serving.scorer.widened
         tops = serving.scorer.rank(hidden, [subject.needed for _, subject in missing])
         self._metrics.widened.inc(serving.scorer.widened - widened)
-        for (query, subject), top in zip(missing, tops, strict=True):
+        for (query, subject), top, row in zip(missing, tops, hidden, strict=True):
+            subject.hidden = row.tobytes()
             token = subject.value[:TOKEN_BYTES] if subject.value is not None else b""
             as_of = subject.state.last_ts if subject.state is not None else 0
-            subject.entry = Entry(token, serving.model.fingerprint, as_of, top.indexes.astype(np.int32), top.scores)
+            dismissed = subject.state.dismissed_items() if subject.state is not None else ()
+            indexes = top.indexes.astype(np.int32)
+            subject.entry = Entry(token, serving.model.fingerprint, as_of, indexes, top.scores, dismissed)
             if query.user_id is not None and subject.needed <= 2 * CACHED_ITEMS:
                 self._cache.put(query.user_id, subject.entry)
         self._metrics.cached_users.set(len(self._cache))
@@ -210,15 +244,24 @@ class BatchRanker:
             hidden[rebuilt] = model.advance(hidden[rebuilt], [subjects[row].steps for row in rebuilt])
         return hidden
 
-    def _from_entry(self, serving: Serving, query: Query, entry: Entry, out: Sequence[int]) -> Answer:
-        indexes, scores = entry.indexes, entry.scores
+    def _from_entry(
+        self, serving: Serving, new_items: NewItems, query: Query, subject: _Subject, out: Sequence[int]
+    ) -> Answer:
+        entry = subject.entry
+        assert entry is not None
+        names, more, first = serving.names, new_items.names, len(serving.names)
+        if subject.ranking is None:
+            subject.ranking = (entry.indexes, entry.scores)
+            if more:
+                subject.ranking = new_items.merge(entry.indexes, entry.scores, subject.hidden, first)
+        indexes, scores = subject.ranking
         if out:
             keep = ~np.isin(indexes, out)
             indexes, scores = indexes[keep], scores[keep]
-        names = serving.names
+        chosen = indexes[: query.k].tolist()
         return Answer(
             query.user_id,
-            [names[i] for i in indexes[: query.k].tolist()],
+            [names[i] if i < first else more[i - first] for i in chosen],
             scores[: query.k].tolist(),
             serving.model.version,
             STRATEGY_GRU,
@@ -228,13 +271,14 @@ class BatchRanker:
 
     def _trending(self, serving: Serving | None, query: Query, subject: _Subject) -> Answer:
         popular = self._popular()
-        if serving is not None and len(popular.items) < query.k + len(query.exclude) + MAX_SEEN:
+        if serving is not None and len(popular.items) < query.k + len(query.exclude) + MAX_SEEN + MOST:
             popular = serving.filled(popular)
         known = query.user_id is None or self._state(query.user_id, subject).events > 0
         names: Sequence[bytes] = popular.names[: query.k]
         scores: Sequence[float] = popular.scores[: query.k]
-        if query.exclude or query.exclude_seen:
-            out = set(self._left_out(query, subject))
+        dismissed = self._dismissed(query, subject)
+        if dismissed or query.exclude or query.exclude_seen:
+            out = {*self._left_out(query, subject), *dismissed}
             kept = [at for at, item in enumerate(popular.items) if item not in out][: query.k]
             names, scores = [popular.names[at] for at in kept], [popular.scores[at] for at in kept]
         return Answer(query.user_id, names, scores, None, STRATEGY_TRENDING, self._now(), known)

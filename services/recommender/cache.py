@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ class Entry(NamedTuple):
     """(n,) int32"""
     scores: np.ndarray
     """(n,) float64"""
+    dismissed: Sequence[tuple[str, int]] = ()
+    """Items that the user dismissed, and up to when (seconds since the epoch) they are not offered."""
 
 
 class RankingCache:

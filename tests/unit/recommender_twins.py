@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 
 import httpx
@@ -16,6 +17,7 @@ from services.recommender.cache import RankingCache
 from services.recommender.emitter import Emitter, EmitterOptions
 from services.recommender.forget import Forgetter, TopicNames
 from services.recommender.metrics import RecommenderMetrics
+from services.recommender.new_items import Folding
 from services.recommender.outbox import Outbox
 from services.recommender.popular import TrendingView
 from services.recommender.queries import Ids
@@ -31,6 +33,7 @@ from shared.core.ports import StateWrite
 from shared.core.progress import Progress, encode_progress
 from shared.core.state import UserState, decode_state, encode_state, token_of
 from shared.core.trending import Trending
+from shared.model.fold_in import FoldIn
 from shared.model.inference import InferenceModel
 
 ITEMS = [f"item-{n}" for n in range(300)]
@@ -108,8 +111,9 @@ class Twin:
         self.metrics = RecommenderMetrics(CollectorRegistry())
         self.topics = Topics(MemoryTopics(self.broker), MemoryTopics(self.broker))
         self.trending = TrendingView(
-            self.store, "interactions", lambda: self.topics.describe("interactions")[1], 3600, 100, 60
-        )
+            self.store, "interactions", lambda: self.topics.describe("interactions")[1], 3600, 100, 60,
+            Folding(lambda: self.ranker.serving, 3, 50, self.metrics).update,
+        )  # fmt: skip
         self.cache = RankingCache(1000)
         self.batches = BatchRanker(self.store, lambda: self.trending.current, self.cache, self.metrics)
         self.ranker = Ranker(self.batches, 32, 5.0, self.metrics)
@@ -184,15 +188,24 @@ class Twin:
         self.store.write([StateWrite(user, token_of(value), encode_state(state))])
         return state
 
-    def popular(self, partition: int, *items: str) -> None:
-        """Let the consumer have counted these in a partition."""
+    def dismiss(self, user: str, *items: str, until_s: float) -> None:
+        """Apply dismissals to the user's state as a consumer would."""
+        value = self.store.users.get(user)
+        state = decode_state(value)
+        for item in items:
+            state.dismiss(item, int(until_s), int(time.time()))
+        self.store.write([StateWrite(user, token_of(value), encode_state(state))])
+
+    def popular(self, partition: int, *items: str, folding: FoldIn | None = None) -> None:
+        """Let the consumer have counted these in a partition, and collected these states of new items."""
         counts = Trending(3600, 100)
         for item in items:
             counts.add(item, 1_700_000_000_000)
         landmark, top = counts.snapshot()
         life, _ = self.topics.describe("interactions")
         held = token_of(self.store.progress.get(("interactions", partition)))
-        value = encode_progress(Progress(life, 0, len(items), landmark, top), held)
+        folded = (folding.fingerprint, folding.snapshot()) if folding is not None else (0, [])
+        value = encode_progress(Progress(life, 0, len(items), landmark, top, counts.total, *folded), held)
         self.store.progress["interactions", partition] = value
         self.trending.refresh()
 
