@@ -8,7 +8,7 @@ than a window is trained through and through, and longer ones lose only the grad
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -76,7 +76,7 @@ def build_sessions(
 
     sequence: what one training sequence is: "session", "user" (all of a user's sessions, one after the other), or
     "auto": the session where the event has one, else the user. Events of items outside the catalogue are left out, as
-    are events with neither a session nor a user. Sessions come in the order of their first row. dismissing: types of
+    are events with neither a session nor a user. Sessions come in the order of their first event. dismissing: types of
     events (column event_type) that are no events of a session but dismissals in it.
     """
     session, user = pl.col("session_id"), pl.col("user_id")
@@ -89,8 +89,9 @@ def build_sessions(
     rows = log.select(key.alias("key"), "item_id", "ts", is_dismissal(log, dismissing).alias("dismissed"))
     rows = rows.join(index, on="item_id", how="inner", maintain_order="left").filter(pl.col("key").is_not_null())
     # Dense codes in order of first appearance; a stable sort by them keeps time order within a session.
-    codes = rows.select(pl.col("key").unique(maintain_order=True)).with_row_index("code")
-    code = rows.select("key").join(codes, on="key", maintain_order="left")["code"].to_numpy().astype(np.int64)
+    codes = rows.filter(~pl.col("dismissed")).select(pl.col("key").unique(maintain_order=True)).with_row_index("code")
+    rows = rows.join(codes, on="key", how="inner", maintain_order="left")
+    code = rows["code"].to_numpy().astype(np.int64)
     order = np.argsort(code, kind="stable")
     code, turned_down = code[order], rows["dismissed"].to_numpy()[order]
     items = rows["item"].to_numpy()[order].astype(np.int32)
@@ -106,12 +107,16 @@ def build_sessions(
 
 def without_new_items(sessions: Sessions, known: int) -> Sessions:
     """The sessions without events of items from index ``known`` on; those that have no event left are gone."""
-    kept = sessions.items < known
+    return keep_events(replace(sessions, dismissals=sessions.dismissals.known(known)), sessions.items < known)
+
+
+def keep_events(sessions: Sessions, kept: Ints) -> Sessions:
+    """kept (events,) bool: only those; sessions that have none left are gone, dismissals move to the last one left."""
     session = np.repeat(np.arange(len(sessions)), sessions.lengths)
     lengths = np.bincount(session[kept], minlength=len(sessions))
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[lengths > 0])])
-    dismissals = sessions.dismissals.known(known)
-    if len(dismissals):  # each moves to the last event that is left before it
+    dismissals = sessions.dismissals
+    if len(dismissals):
         upto = np.cumsum(kept)
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[session]
         dismissals = dismissals.moved(np.where(upto > before, upto - 1, -1))

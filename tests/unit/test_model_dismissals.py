@@ -54,6 +54,7 @@ def test_dismissals_are_no_events_and_know_the_event_before_them() -> None:
     sessions = build_sessions(LOG, ["a", "b", "c"], dismissing=("dismiss",))
     assert [s.tolist() for s in np.split(sessions.items, sessions.starts[1:-1])] == [[0, 1], [1, 0]]
     assert turned_down(sessions) == [(0, 0, 2), (1, 0, 0), (1, 0, 2)]
+    assert build_sessions(LOG[1:], ["a", "b", "c"], "user", ("dismiss",)).items.tolist() == [1, 0, 1]  # v before u
 
 
 def test_a_log_of_dismissals_alone_has_no_sessions() -> None:
