@@ -1,4 +1,4 @@
-"""Where the session log keeps its files: a directory, with atomic renames; or an object store, whose puts are atomic."""
+"""Where the session log keeps files: a directory, with atomic renames; or an object store, whose puts are atomic."""
 
 from __future__ import annotations
 

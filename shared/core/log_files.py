@@ -11,12 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from shared.core.progress import Progress
+
 MERGED_EVENTS = 500_000
 """Offsets that a merged file covers, at most: so many events, with room for longer ids, are some 100 MB in memory."""
 MERGED_BYTES = 32 << 20
 """Size of the files merged into one, at most."""
 MERGED_FILES = 16
 """Small files of the present day wait until there are so many; those of a day that is over are merged at once."""
+_GENERATIONS = 1000
+"""How often a topic's offsets may begin anew within one life of it."""
 
 _NAME = re.compile(r"dt=(\d{4}-\d\d-\d\d)/p(\d+)-([0-9a-f]{8})-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
 _DAMAGED = re.compile(r"damaged/(.+)\.damaged")
@@ -181,3 +185,22 @@ def _oldest_first(files: Sequence[LogFile]) -> list[LogFile]:
         return file.day, (file.next - low) / (high - low), file.path
 
     return sorted(files, key=age)
+
+
+def present_life(files: Sequence[LogFile], partition: int, life: str, end: int) -> int:
+    """See SessionLog.incarnation."""
+    known = {file.incarnation for file in files if file.partition == partition}
+    names = [Progress(life, generation, 0, 0, []).incarnation_id() for generation in range(_GENERATIONS)]
+    generation = max((number for number, name in enumerate(names[:-1]) if name in known), default=0)
+    reached = end_of(files, (partition, names[generation]))
+    return names[generation + 1 if reached is not None and reached > end else generation]
+
+
+def to_read(files: Sequence[LogFile], damaged: Sequence[LogFile], first: int, end: int) -> list[tuple[int, int | None]]:
+    """See SessionLog.missing. All files are of one life."""
+    lost = [(max(file.first, first), min(file.next, end)) for file in damaged]
+    holes = uncovered([(start, stop) for start, stop in lost if start < stop], files)
+    reached = max((file.next for file in (*files, *damaged)), default=first)
+    if holes and holes[-1][1] >= reached:
+        reached = holes.pop()[0]
+    return [*holes, (max(reached, first), None)]
