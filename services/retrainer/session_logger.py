@@ -208,10 +208,7 @@ class SessionLogger:
             self._waiting.append(self._requests.get())
         if self._waiting or time.monotonic() - self._forgets_at >= _FORGETS_S:
             self._forgets_at = time.monotonic()
-            if records := self._forgets.poll(0.02, 1000):
-                for wish in resolve(records, self._source, self._log):
-                    self._log.forget(wish)
-                self._forgets.commit(records)
+            self._read_forgets()
         if self._waiting and not self._forgets.lag():
             self._flush(self._buffers)
             self._hooks.forgot(self._log.apply_forgets())
@@ -219,6 +216,19 @@ class SessionLogger:
             for request in served:
                 if request.set_running_or_notify_cancel():
                     request.set_result(None)
+
+    def _read_forgets(self) -> None:
+        """Wishes into the log, and only then never again from the topic."""
+        records = self._forgets.poll(0.02, 1000)
+        if not records:
+            return
+        try:
+            for wish in resolve(records, self._source, self._log):
+                self._log.forget(wish)
+            self._forgets.commit(records)
+        except DriftwoodError:
+            self._forgets.rewind(records)
+            raise
 
     def _keep_up(self) -> None:
         if time.monotonic() - self._upkept_at < self._upkeep_s:

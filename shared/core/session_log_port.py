@@ -136,6 +136,9 @@ class ForgetsReader(Protocol):
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """The next records."""
 
+    def rewind(self, records: Sequence[Record]) -> None:
+        """Bring these again."""
+
     def commit(self, records: Sequence[Record]) -> None:
         """Never again these, nor those before them."""
 
