@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.adapters.group_lag import GroupLag
+from shared.adapters.kafka_client import bounded
 from shared.adapters.kafka_reader import KafkaReader
 from shared.adapters.memory import MemoryBroker
 from shared.adapters.settings import KafkaSettings
+from shared.core.errors import Unavailable
 from shared.core.ports import Record
 
 
@@ -16,8 +18,10 @@ class KafkaForgetsReader:
 
     def __init__(self, settings: KafkaSettings, group: str) -> None:
         """``group``: one of its own, for offsets are committed by topic and group. Raises Unavailable."""
+        self._settings = settings
+        self._group = group
         self._reader = KafkaReader(settings, settings.topic_forgets, group)
-        self._lag = GroupLag(settings, group, settings.topic_forgets)
+        self._lag: GroupLag | None = None
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """See ForgetsReader."""
@@ -33,12 +37,19 @@ class KafkaForgetsReader:
 
     def lag(self) -> int:
         """See ForgetsReader."""
-        return self._lag.lag()
+        if self._lag is None:
+            self._lag = GroupLag(self._settings, self._group, self._settings.topic_forgets)
+        try:
+            return bounded(self._settings, self._lag.lag)
+        except Unavailable:
+            self._lag = None  # it may hang: closing it might as well
+            raise
 
     def close(self) -> None:
         """See ForgetsReader."""
         self._reader.close()
-        self._lag.close()
+        if self._lag is not None:
+            self._lag.close()
 
 
 class MemoryForgetsReader:
