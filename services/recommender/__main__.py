@@ -17,6 +17,7 @@ from services.recommender.cache import RankingCache
 from services.recommender.emitter import Emitter, EmitterOptions
 from services.recommender.forget import Forgetter, TopicNames
 from services.recommender.metrics import RecommenderMetrics
+from services.recommender.new_items import Folding
 from services.recommender.outbox import Outbox
 from services.recommender.popular import TrendingView
 from services.recommender.queries import Ids
@@ -72,6 +73,7 @@ class System:
             trending.trending_half_life_s,
             trending.trending_items,
             settings.trending_refresh_ms / 1000,
+            Folding(lambda: self.ranker.serving, trending.fold_in_min, trending.fold_in_items, self.metrics).update,
         )
         batches = BatchRanker(
             self.store, lambda: self.trending.current, RankingCache(settings.rank_cache_users), self.metrics

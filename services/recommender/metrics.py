@@ -45,6 +45,9 @@ class RecommenderMetrics:
             "driftwood_states_rebuilt_total", "States rebuilt from recent items for another model", registry=r
         )
         self.damaged = Counter("driftwood_damaged_states_total", "Stored states that could not be read", registry=r)
+        self.new_items = Gauge(
+            "driftwood_new_items_ranked", "Items that came after training and are ranked by the model", registry=r
+        )
         self.refused = Counter(
             "driftwood_rank_refused_total", "Requests not ranked, by the system at fault", ["why"], registry=r
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -34,7 +34,7 @@ class TrendingView:
     """Merges the counts that consumers keep beside their progress, about once a second, in a thread of its own.
 
     partitions: the numbers of the partitions of ``topic``, asked of the broker. While Redis or the broker does not
-    answer, the last view stays.
+    answer, the last view stays. on_counts: called at each look with all partitions' progress and the merged counts.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class TrendingView:
         half_life_s: float,
         keep: int,
         refresh_s: float,
+        on_counts: Callable[[Sequence[Progress], Trending], None] = lambda progresses, counts: None,
     ) -> None:
         self._store = store
         self._topic = topic
@@ -52,6 +53,8 @@ class TrendingView:
         self._half_life_s = half_life_s
         self._keep = keep
         self._refresh_s = refresh_s
+        self._on_counts = on_counts
+        self._merged = Trending(half_life_s, keep)
         self._partitions: list[int] = []
         self._ask_after = 0.0
         self._decoded: dict[int, tuple[bytes, Progress | None]] = {}
@@ -93,13 +96,14 @@ class TrendingView:
                 self._ask_after = time.monotonic() + 5.0
         values = self._store.read_progress(self._topic, self._partitions)
         fresh = [self._decode(number, value) for number, value in zip(self._partitions, values, strict=True) if value]
-        if not any(changed for changed, _ in fresh) and self.current.items:
-            return
-        merged = Trending(self._half_life_s, self._keep)
-        for _, progress in fresh:
-            if progress is not None and progress.weights:
-                merged.merge(progress.landmark, progress.weights)
-        self.current = _as_popular(merged.top(self._keep))
+        progresses = [progress for _, progress in fresh if progress is not None]
+        if any(changed for changed, _ in fresh) or not self.current.items:
+            self._merged = merged = Trending(self._half_life_s, self._keep)
+            for progress in progresses:
+                if progress.weights:
+                    merged.merge(progress.landmark, progress.weights, progress.total)
+            self.current = _as_popular(merged.top(self._keep))
+        self._on_counts(progresses, self._merged)
 
     def _decode(self, number: int, value: bytes) -> tuple[bool, Progress | None]:
         """(whether it changed since the last look, the progress)."""

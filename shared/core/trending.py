@@ -62,8 +62,7 @@ class Trending:
                 self._move_landmark(landmark)
             self._landmark = landmark
         factor = 2.0 ** max((landmark - self._landmark) / self._half_life_ms, -1000.0)
-        own = self._weights
-        counted = 0.0
+        own, counted = self._weights, 0.0
         for item, weight in weights:
             own[item] = own.get(item, 0.0) + weight * factor
             counted += weight
@@ -72,6 +71,12 @@ class Trending:
     def top(self, count: int) -> list[tuple[str, float]]:
         """The ``count`` most popular items and their weights; ties by item id."""
         return heapq.nsmallest(count, self._weights.items(), key=lambda pair: (-pair[1], pair[0]))
+
+    def shares(self, item_ids: Iterable[str]) -> list[float]:
+        """Of the weight of all events, the part of each item; one that is not kept gets that of the least that is."""
+        least = min(self._weights.values(), default=1.0)
+        total = max(self._total, least)
+        return [max(self._weights.get(item, least), 1e-30) / total for item in item_ids]
 
     def snapshot(self) -> tuple[int, list[tuple[str, float]]]:
         """(landmark in ms, the most popular items): what is stored."""
