@@ -53,6 +53,6 @@ def _role(manifest: Manifest, champion: str | None, back: set[str]) -> str:
     if manifest.version in back:
         return "rolled back"
     gate = manifest.metrics.get("gate")
-    if isinstance(gate, Mapping) and not gate.get("promoted", True):
+    if isinstance(gate, Mapping) and gate.get("decision") != "promoted":
         return "rejected"
     return "candidate" if int(manifest.version) > int(champion or 0) else "retired"

@@ -204,7 +204,7 @@ def test_models_tell_who_is_champion(twin):
 
 
 def test_models_tell_what_the_gate_said_and_what_happened_last(twin):
-    for n, gate in enumerate(({"promoted": True, "p": 0.01}, {"promoted": False, "p": 0.6}, None), start=2):
+    for n, gate in enumerate(({"decision": "promoted"}, {"decision": "kept back", "events": 9}, None), start=2):
         weights = {k: v + n for k, v in _weights().items()}
         twin.registry.publish(weights, _items(), make_current=False, metrics={"gate": gate} if gate else {})
     twin.registry.note("alarm", {"version": "1", "before": 0.5, "after": 0.4})
@@ -212,7 +212,7 @@ def test_models_tell_what_the_gate_said_and_what_happened_last(twin):
     view = twin.call("GET", "/v1/models").json()
     assert [v["role"] for v in view["versions"]] == ["champion", "rolled back", "rejected", "candidate"]
     assert view["candidates"] == ["4"]
-    assert view["versions"][2]["gate"] == {"promoted": False, "p": 0.6}
+    assert view["versions"][2]["gate"] == {"decision": "kept back", "events": 9}
     assert [event["kind"] for event in view["events"]] == ["rollback", "alarm"]
     assert view["events"][1]["details"] == {"version": "1", "before": 0.5, "after": 0.4}
     assert view["events"][0]["at"] > view["events"][1]["at"]
