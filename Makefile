@@ -23,7 +23,7 @@ PIP := $(PY) -m pip install --constraint deploy/constraints.txt
 WITH_MAKE := exec $(PY) -I -S services/stack/child.py SIGTERM 0 $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint stack replay train evaluate bench setup redis
+.PHONY: help demo test lint stack replay train evaluate adapt keyboard bench setup redis
 
 help:
 	@echo 'Driftwood: next-item recommendations that follow the last action'
@@ -38,9 +38,11 @@ help:
 	@echo '                              train from a log and publish the model'
 	@echo '  make evaluate TRAIN=log TEST=log'
 	@echo '                              Recall@20 and MRR@20 over the whole catalogue'
+	@echo '  make adapt DATA=log         learning policies compared: never, every day, on drift, every hour; drawn'
+	@echo '  make keyboard TEXT=file     the text streamed as typing, the next word suggested; drawn'
 	@echo '  make bench                  benchmarks, each against its ceiling in the same run'
 	@echo
-	@echo 'ARGS="--help" shows the flags of replay, train and evaluate. The first command sets up .venv.'
+	@echo 'ARGS="--help" shows the flags of replay, train, evaluate, adapt, keyboard. The first command sets up .venv.'
 
 setup: $(READY)
 
@@ -67,6 +69,12 @@ train: need-DATA $(READY)
 
 evaluate: need-TRAIN need-TEST $(READY)
 	@exec $(PY) -m services.retrainer.evaluate_cli $(if $(TRAIN),--train '$(TRAIN)') $(if $(TEST),--test '$(TEST)') $(ARGS)
+
+adapt: need-DATA $(READY)
+	@exec $(PY) -m services.retrainer.adapt_cli $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+keyboard: need-TEXT $(READY) redis
+	@$(WITH_MAKE) -m services.simulator.keyboard $(if $(TEXT),--text '$(TEXT)') $(ARGS)
 
 bench: $(READY) redis
 	@exec $(PY) -m tests.bench $(ARGS)

@@ -1,0 +1,109 @@
+"""Items that came after the last training, folded into the ranking from the states of those who chose them.
+
+The mathematics is that of the services (shared/model/fold_in.py); here all users are in one place, so the sums are
+plain arrays over the log's item numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from services.retrainer.adapt_score import Catalogue
+from services.retrainer.adapt_states import Live
+from services.retrainer.adapt_stream import Ints, Stream
+from shared.model.fold_in import Basis, Candidate
+from shared.model.inference import InferenceModel
+
+_RESCALE = 500.0
+"""Half-lives after which decayed counts are brought down again: 2^500 is far from overflow, and so is its sum."""
+
+
+class Shares:
+    """Of all actions now, those on each item: counts that halve after ``half_life_ms``."""
+
+    def __init__(self, items: int, half_life_ms: float) -> None:
+        self._half_life_ms = half_life_ms
+        self._weights = np.zeros(items)
+        self._since: int | None = None
+
+    def add(self, items: Ints, ts: Ints) -> None:
+        """items (N,), ts (N,) in ms, rising."""
+        if self._since is None:
+            self._since = int(ts[0])
+        ages = (ts - self._since) / self._half_life_ms
+        if ages[-1] > _RESCALE:
+            self._weights *= 2.0 ** -min(float(ages[-1]), 1000.0)
+            self._since, ages = int(ts[-1]), (ts - ts[-1]) / self._half_life_ms
+        np.add.at(self._weights, items, np.exp2(np.maximum(ages, -1000.0)))
+
+    def of(self, items: Ints) -> Ints:
+        """(N,) float64, above 0 for items that were added in the last thousand half-lives."""
+        found: Ints = self._weights[items] / self._weights.sum()
+        return found
+
+
+class FoldedItems:
+    """The rows to rank at a time: the model's own and, above its items, those folded in."""
+
+    def __init__(self, stream: Stream, half_life_s: float, minimum: int, keep: int) -> None:
+        """minimum: choices after which an item is ranked; keep: items at once, those with the largest share."""
+        self._stream, self._minimum, self._keep = stream, minimum, keep
+        items = int(stream.seen[-1])
+        self.shares = Shares(items, half_life_s * 1000.0)
+        self._chosen = np.zeros(items, np.int64)
+        self._states = np.zeros(items, np.int64)
+
+    def swap(self, model: Live) -> None:
+        """Begin anew: sums are of one model's states."""
+        items = len(self._chosen)
+        self._model, self._basis = model, _basis_of(model)
+        self._total = np.zeros((items, model.width))
+        self._chosen[:] = 0
+        self._states[:] = 0
+        self._embedding = torch.zeros(items, model.width)
+        self._embedding[: model.items] = model.embedding
+        self._bias = torch.full((items,), -torch.inf)
+        self._bias[: model.items] = model.bias
+
+    def observe(self, begin: int, end: int, before: torch.Tensor) -> None:
+        """Count the events [begin, end). before (end - begin, D): the states that chose."""
+        items = self._stream.items[begin:end]
+        self.shares.add(items, self._stream.ts[begin:end])
+        new = items >= self._model.items
+        if not new.any():
+            return
+        items, states = items[new], before.numpy()[new]
+        known = np.any(states != 0, axis=1)  # a user's first action tells nothing of who chooses this
+        np.add.at(self._chosen, items, 1)
+        np.add.at(self._states, items[known], 1)
+        np.add.at(self._total, items[known], states[known])
+
+    def catalogue(self, seen: int) -> Catalogue:
+        """What is ranked now, given that ``seen`` items have appeared."""
+        known = self._model.items
+        self._bias[known:seen] = -torch.inf
+        ready = known + np.flatnonzero(self._chosen[known:seen] >= self._minimum)
+        if len(ready) > self._keep:
+            ready = np.sort(ready[np.argsort(-self.shares.of(ready), kind="stable")[: self._keep]])
+        if len(ready):
+            self._fill(ready)
+        return Catalogue(self._embedding[:seen], self._bias[:seen], known)
+
+    def _fill(self, ready: Ints) -> None:
+        """Rows for the items ``ready``."""
+        counts = self._states[ready]
+        means = self._total[ready] / np.maximum(counts, 1)[:, None]
+        candidates = [
+            Candidate(str(item), int(chosen), int(count), mean)
+            for item, chosen, count, mean in zip(ready, self._chosen[ready], counts, means, strict=True)
+        ]
+        rows = self._basis.rows(candidates, self.shares.of(ready).tolist())
+        at = torch.from_numpy(ready.astype(np.int64))
+        self._embedding[at] = torch.from_numpy(rows.embedding)
+        self._bias[at] = torch.from_numpy(rows.bias)
+
+
+def _basis_of(model: Live) -> Basis:
+    names = [str(number) for number in range(model.items)]
+    return Basis.of(InferenceModel("adapt", 0, names, model.weights))
