@@ -35,6 +35,7 @@ CLASSES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Consumer", settings.ConsumerSettings),
     ("Recommender", settings.RecommenderSettings),
     ("Retrainer", settings.RetrainerSettings),
+    ("Drift and rollback", settings.DriftSettings),
     ("Logs", settings.LoggingSettings),
     ("make stack", StackSettings),
     ("make demo", DemoSettings),

@@ -145,6 +145,32 @@ class RetrainerSettings(_Settings):
     session_log_upkeep_s: float = Field(60.0, gt=0, description="how often files are merged and old ones removed")
     session_log_max_days: int = Field(90, ge=0, description="events that arrived longer ago go; 0: never")
     session_log_max_bytes: int = Field(20 << 30, ge=0, description="the oldest files go beyond that size; 0: no limit")
+    retrainer_host: str = "0.0.0.0"
+    retrainer_port: int = Field(8082, ge=0, le=65535, description="health and metrics")
+    retrainer_stall_s: float = Field(120.0, gt=0, description="a loop that hangs so long ends the process")
+    retrainer_lease_s: float = Field(
+        15.0, ge=1, description="of several retrainers one decides; after a silence so long, another does"
+    )
+
+
+class DriftSettings(_Settings):
+    """When the retrainer trains, and when it takes a promotion back."""
+
+    train_auto: bool = Field(True, description="false: alarms are raised, and nothing is trained by itself")
+    engagement_group: str = "driftwood-retrainer-engagement"
+    drift_min_events: int = Field(1000, ge=32, description="scored events of a version before it can alarm")
+    drift_cooldown_s: float = Field(600.0, ge=0, description="between two alarms; doubles while nothing helps")
+    drift_delta: float = Field(0.001, gt=0, lt=1, description="of ADWIN: smaller is surer and later")
+    drift_min_fall: float = Field(0.05, ge=0, lt=1, description="share of the hit rate lost, at least, for an alarm")
+    model_max_age_s: float = Field(
+        7 * 86400.0, ge=0, description="an older model is trained anew; 0: never for its age"
+    )
+    rollback_events: int = Field(
+        2000, ge=100, le=60_000, description="scored events after a promotion by which it is judged"
+    )
+    rollback_p: float = Field(
+        0.01, gt=0, lt=1, description="chance, at most, that a model as good as the old one is rolled back"
+    )
 
 
 class LoggingSettings(_Settings):
