@@ -148,8 +148,11 @@ def main() -> int:
             metrics,
             engagement,
             consumer.dismiss_s,
+            fold_in=consumer.fold_in_items > 0,
         )
-        partitions = Partitions(source, store, consumer.trending_half_life_s, consumer.trending_items)
+        partitions = Partitions(
+            source, store, consumer.trending_half_life_s, consumer.trending_items, consumer.fold_in_items
+        )
         status.service = ConsumerService(
             source,
             partitions,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from services.consumer.advance import Advanced, Fresh, Moment, Placed, Wanted, advance_states
 from services.consumer.decoding import Decoded, decode_records
 from services.consumer.engagement import Engagement
+from services.consumer.folding import Choice, fold, fresh_choices, redelivered_choices
 from services.consumer.metrics import ConsumerMetrics
 from services.consumer.partitions import Partition
 from services.consumer.spans import Lot, Span, repeated_places
@@ -51,6 +52,7 @@ class Stored:
     fresh: list[Fresh] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     repeated: list[Placed] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
 
 
 class BatchProcessor:
@@ -68,6 +70,7 @@ class BatchProcessor:
         engagement: Engagement,
         dismiss_s: int = 7 * 86400,
         clock: Callable[[], float] = time.time,
+        fold_in: bool = True,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -79,6 +82,7 @@ class BatchProcessor:
         self.engagement = engagement
         self._clock = clock
         self._dismiss_s = dismiss_s
+        self._fold_in = fold_in
         self._stages = {s: metrics.stage.labels(s) for s in ("decode", "read", "advance", "write", "publish")}
 
     def run(
@@ -96,7 +100,7 @@ class BatchProcessor:
         self._metrics.events.labels("dead_letter").inc(len(decoded.bad))
         started = self._lap("decode", started)
         model, places = self._model(), self.engagement.popular
-        wanted = self.engagement.wanted(len(decoded.events), model)
+        wanted = self.engagement.wanted(len(decoded.events), model, self._fold_in)
         stored = self._apply(decoded.events, model, wanted, server_id, started)
         started = time.perf_counter()
         self._publish(stored.touched, decoded.bad, source_topic)
@@ -107,6 +111,8 @@ class BatchProcessor:
         for event in decoded.events:
             if not event.dismissed_until:
                 owned[event.partition].trending.add(event.item_id, event.ts)
+        if self._fold_in and model is not None:
+            fold(owned, mine, [*stored.choices, *fresh_choices(stored.moments)], model.fingerprint)
         self._score(Lot(spans, model, places), stored, decoded)
         self._observe(mine, decoded.events)
 
@@ -144,12 +150,14 @@ class BatchProcessor:
             users = list(dict.fromkeys(event.user_id for event in pending))
             states = self._read(users)
             started = self._lap("read", started)
+            again = redelivered_choices(states, pending, model) if self._fold_in and model is not None else []
             outcome = advance_states(states, pending, model, self._recent_limit, wanted)
             started = self._lap("advance", started)
             refused = self._write(states, outcome, server_id)
             started = self._lap("write", started)
             pending = [event for event in pending if event.user_id in refused] if refused else []
             self._keep(outcome, refused, stored)
+            stored.choices += [choice for choice in again if choice.event.user_id not in refused]
         raise Unavailable(f"the state store refused {len(pending)} writes {_WRITE_ATTEMPTS} times in a row")
 
     def _read(self, users: Sequence[str]) -> dict[str, UserState]:
