@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections.abc import Callable
 
 import torch
 from hypothesis import given, settings
@@ -57,7 +58,12 @@ class Member:
     """A consumer in this process, on twins."""
 
     def __init__(
-        self, broker: MemoryBroker, store: MemoryStateStore, max_batch: int = 3, commit_s: float = 0.0
+        self,
+        broker: MemoryBroker,
+        store: MemoryStateStore,
+        max_batch: int = 3,
+        commit_s: float = 0.0,
+        model: Callable[[], InferenceModel | None] = lambda: MODEL,
     ) -> None:
         metrics = ConsumerMetrics(CollectorRegistry())
         self.metrics = metrics
@@ -65,7 +71,7 @@ class Member:
         self.publisher = MemoryPublisher(broker)
         self.partitions = Partitions(self.source, store, 3600.0, 50)
         self.batches = BatchProcessor(
-            store, self.publisher, lambda: MODEL, EventRules(), Topics("state-updates", "dlq"), 32, metrics,
+            store, self.publisher, model, EventRules(), Topics("state-updates", "dlq"), 32, metrics,
             Engagement(SampleRate(1e9, 1.0), "engagement", metrics, 3600.0), 3600, lambda: NOW_MS / 1000 + 60,
         )  # fmt: skip
         self.service = ConsumerService(
