@@ -33,6 +33,7 @@ CLASSES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Model registry", settings.RegistrySettings),
     ("Interactions", settings.EventSettings),
     ("Consumer", settings.ConsumerSettings),
+    ("Engagement", settings.EngagementSettings),
     ("Recommender", settings.RecommenderSettings),
     ("Retrainer", settings.RetrainerSettings),
     ("Drift and rollback", settings.DriftSettings),
