@@ -6,6 +6,7 @@
 #
 #   PYTHON       the interpreter to make .venv with; python3, or the first newer one on PATH where that is too old
 #   TORCH_INDEX  an extra package index for torch, such as https://download.pytorch.org/whl/cpu
+#   PROCESSES    how many train together: make train DATA=log.csv PROCESSES=2 (torchrun)
 #   ARGS         further flags for the program behind a command: make replay DATA=log.csv ARGS="--rate 500"
 
 PYTHON ?= python3
@@ -65,7 +66,7 @@ replay: need-DATA $(READY)
 	@exec $(PY) -m services.simulator.replay $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 train: need-DATA $(READY)
-	@exec $(PY) -m services.retrainer.train_cli $(if $(DATA),--data '$(DATA)') $(if $(MODEL_URI),--model-uri '$(MODEL_URI)') $(ARGS)
+	@exec $(PY) $(if $(PROCESSES),-m torch.distributed.run --nproc_per_node=$(PROCESSES)) -m services.retrainer.train_cli $(if $(DATA),--data '$(DATA)') $(if $(MODEL_URI),--model-uri '$(MODEL_URI)') $(ARGS)
 
 evaluate: need-TRAIN need-TEST $(READY)
 	@exec $(PY) -m services.retrainer.evaluate_cli $(if $(TRAIN),--train '$(TRAIN)') $(if $(TEST),--test '$(TEST)') $(ARGS)

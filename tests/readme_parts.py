@@ -37,6 +37,7 @@ CLASSES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Recommender", settings.RecommenderSettings),
     ("Retrainer", settings.RetrainerSettings),
     ("Drift and rollback", settings.DriftSettings),
+    ("Training", settings.TrainSettings),
     ("Logs", settings.LoggingSettings),
     ("make stack", StackSettings),
     ("make demo", DemoSettings),

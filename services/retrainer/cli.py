@@ -89,8 +89,9 @@ def _pairs(texts: list[str], flag: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def finish(work: Callable[[], dict[str, Any]], threads: int) -> int:
-    """Run, print the result as the last line, and return the exit status: 2 with one clear line for bad input."""
+def finish(work: Callable[[], dict[str, Any] | None], threads: int) -> int:
+    """Run, print the result (None: there is none to print) as the last line, and return the exit status: 2 with one
+    clear line for bad input."""
     torch.set_num_threads(max(1, threads))
     try:
         result = work()
@@ -100,5 +101,6 @@ def finish(work: Callable[[], dict[str, Any]], threads: int) -> int:
     except KeyboardInterrupt:
         print("interrupted; --resume goes on from the last epoch", file=sys.stderr)
         return INTERRUPTED
-    print(json.dumps(result), flush=True)
+    if result is not None:
+        print(json.dumps(result), flush=True)
     return 0

@@ -19,8 +19,8 @@ LINE_S = 5.0
 class ProgressReport:
     """Implements services.retrainer.recipe.Reporter."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._live = self._console.is_terminal
         columns = (
             TextColumn("{task.description}"),

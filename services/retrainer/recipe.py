@@ -11,21 +11,27 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
+import torch
 
 from shared.adapters.checkpoints import Checkpoints
 from shared.core.errors import LogUnreadable
 from shared.core.events import EventRules
 from shared.model.config import TrainConfig
 from shared.model.dataset import Sessions, Split, build_sessions, catalogue_of, hold_out, without_new_items
+from shared.model.dismissals import is_dismissal
 from shared.model.evaluate import Metrics, evaluate, popularity
 from shared.model.fit import Fitted, fit
+from shared.model.group import ALONE, Group
 from shared.model.network import Weights, grow
-from shared.model.train import Progress
+from shared.model.train import Progress, TrainerState
 
 HOLDOUT_PAIRS = 2000
 """Fewer predictions than that say little: recall of .5 is then known to about .02."""
 HOLDOUT_SHARES = (0.05, 0.2)
 """The newest share of a log that is held out: at least, and for small logs at most."""
+
+META = "meta.json"
+"""Name of a checkpoint's numbers among its tensors, on the way to other processes."""
 
 
 class Reporter(Protocol):
@@ -51,9 +57,11 @@ class Trained:
     lineage: dict[str, Any]
 
 
-def sessions_of(log: pl.DataFrame, catalogue: list[str], source: str, sequence: str) -> Sessions:
+def sessions_of(
+    log: pl.DataFrame, catalogue: list[str], source: str, sequence: str, dismissing: tuple[str, ...] = ()
+) -> Sessions:
     """Raises LogUnreadable where there is nothing to learn from."""
-    sessions = build_sessions(log, catalogue, sequence)
+    sessions = build_sessions(log, catalogue, sequence, dismissing)
     if not sessions.pairs:
         raise LogUnreadable(f"{source}: no session of two events or more: there is no next item to learn")
     return sessions
@@ -63,6 +71,14 @@ def advancing(log: pl.DataFrame, rules: EventRules) -> pl.DataFrame:
     """Events of the types that advance a state."""
     kept = [name for name in log["event_type"].unique().to_list() if rules.advances(name)]
     return log.filter(pl.col("event_type").is_in(kept))
+
+
+def learnable(log: pl.DataFrame, rules: EventRules) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """(events that advance a state, and dismissals; the types of dismissals that there are)."""
+    types = log["event_type"].unique().to_list()
+    dismissing = tuple(sorted(name for name in types if name in rules.dismiss_types))
+    kept = [name for name in types if rules.advances(name)]
+    return log.filter(pl.col("event_type").is_in([*kept, *dismissing])), dismissing
 
 
 def holdout_share(pairs: int) -> float:
@@ -79,6 +95,8 @@ class Run:
     report: Reporter
     folder: Path
     resume: bool
+    group: Group = ALONE
+    """The processes of this run; the first one keeps the checkpoints."""
     stores: list[Checkpoints] = field(default_factory=list)
 
     def fit(self, sessions: Sessions, items: int) -> Fitted:
@@ -87,10 +105,13 @@ class Run:
         report.say(f"training on {sessions.pairs:,} pairs of {len(sessions):,} sessions, {items:,} items")
         store = Checkpoints(self.folder / run_id(self.config, sessions, items))
         self.stores.append(store)
-        state = store.last() if self.resume else None
+        state = shared_state(store.last() if self.resume and not self.group.rank else None, self.group)
         if self.resume:
             report.say(f"going on after epoch {state.meta['epoch']}" if state else "no checkpoint of this run")
-        return fit(self.config, sessions, items, resume=state, on_progress=report.training, on_epoch=store.save)
+        save = None if self.group.rank else store.save
+        return fit(
+            self.config, sessions, items, resume=state, on_progress=report.training, on_epoch=save, group=self.group
+        )
 
     def tune(self, newest: Sessions, weights: Weights, new_items: int) -> Weights:
         """Learn sessions that came after training, at a rate that does not undo what the model knows."""
@@ -100,29 +121,50 @@ class Run:
         gentle = replace(config, epochs=config.tune_epochs, patience=0, learning_rate=rate)
         start = grow(weights, new_items, config.seed)
         items = len(start["item_embedding"])
-        return fit(gentle, newest, items, start=start, on_progress=self.report.training).weights
+        return fit(gentle, newest, items, start=start, on_progress=self.report.training, group=self.group).weights
 
     def clear(self) -> None:
-        """The result is safe elsewhere."""
+        """The result is safe elsewhere. For the first process of a group."""
         for store in self.stores:
             store.clear()
 
 
-def train_model(log: pl.DataFrame, run: Run, source: str, sequence: str = "auto", final: str = "tune") -> Trained:
+def shared_state(state: TrainerState | None, group: Group) -> TrainerState | None:
+    """The first process' checkpoint, in all processes."""
+    told = {} if state is None else {**state.tensors, META: _as_tensor(json.dumps(state.meta).encode())}
+    tensors = group.share(told)
+    if META not in tensors:
+        return None
+    return TrainerState({k: v for k, v in tensors.items() if k != META}, json.loads(tensors[META].numpy().tobytes()))
+
+
+def _as_tensor(content: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def train_model(
+    log: pl.DataFrame,
+    run: Run,
+    source: str,
+    sequence: str = "auto",
+    final: str = "tune",
+    dismissing: tuple[str, ...] = (),
+) -> Trained:
     """Train on the older sessions, evaluate on the newest, then make the model to publish.
 
     final: "tune": the evaluated model grows by the newest items and learns the newest sessions too;
-    "all": a new model from all sessions; "evaluated": the evaluated model itself. Raises LogUnreadable.
+    "all": a new model from all sessions; "evaluated": the evaluated model itself. dismissing: types of events that are
+    dismissals. Raises LogUnreadable.
     """
-    catalogue = catalogue_of(log)
-    everything = sessions_of(log, catalogue, source, sequence)
+    catalogue = catalogue_of(log.filter(~is_dismissal(log, dismissing)))
+    everything = sessions_of(log, catalogue, source, sequence, dismissing)
     split = hold_out(everything, catalogue, holdout_share(everything.pairs))
     if not split.older.pairs:  # too little to hold anything out
         split = Split(everything, everything.select(np.zeros(0, np.int64)), catalogue, len(catalogue))
     began = time.monotonic()
     fitted = run.fit(split.older, split.known)
     train_s = round(time.monotonic() - began, 2)
-    metrics = measured(fitted.weights, split.older, without_new_items(split.newest, split.known), run.report)
+    metrics = measured(fitted.weights, split.older, without_new_items(split.newest, split.known), run.report, run.group)
     weights, names = fitted.weights, split.catalogue[: split.known]
     if final == "tune" and split.newest.pairs:
         names = split.catalogue
@@ -150,13 +192,18 @@ def run_id(config: TrainConfig, sessions: Sessions, items: int) -> str:
     digest = hashlib.sha256(json.dumps([config.to_json(), items], sort_keys=True).encode())
     digest.update(sessions.items.tobytes())
     digest.update(sessions.starts.tobytes())
+    if len(sessions.dismissals):
+        digest.update(sessions.dismissals.after.tobytes())
+        digest.update(sessions.dismissals.items.tobytes())
     return digest.hexdigest()[:16]
 
 
-def measured(weights: Weights, train: Sessions | None, test: Sessions, report: Reporter) -> dict[str, Any]:
+def measured(
+    weights: Weights, train: Sessions | None, test: Sessions, report: Reporter, group: Group = ALONE
+) -> dict[str, Any]:
     """Metrics of the model, and of popularity where the training sessions are there."""
     began = time.monotonic()
-    found = asdict(evaluate(weights, test, report.ranking))
+    found = asdict(evaluate(weights, test, report.ranking, group))
     found["eval_s"] = round(time.monotonic() - began, 2)
     if train is not None:
         base: Metrics = popularity(train, test, len(weights["item_bias"]))

@@ -173,6 +173,24 @@ class DriftSettings(_Settings):
     )
 
 
+class TrainSettings(_Settings):
+    """A training by the retrainer, from the session log."""
+
+    train_window_events: int = Field(500_000, ge=1000, description="newest events of the session log read, at most")
+    train_min_sessions: int = Field(300, ge=1, description="sessions of two events or more, below which none begins")
+    train_budget_s: float = Field(600.0, ge=0, description="seconds, evaluation included; 0: no limit")
+    train_memory_mb: int = Field(2048, ge=0, description="the window shrinks to fit; 0: no limit")
+    train_dir: str = Field("./training", description="checkpoints, gone when the training has ended")
+    train_width: int = Field(0, ge=0, le=4096, description="hidden units; 0: the champion's, 128 for the first model")
+    train_epochs: int = Field(0, ge=0, description="at most; 0: 3 from a champion on, for the first model by its log")
+    train_seed: int = Field(1, ge=0)
+    train_threads: int = Field(1, ge=1, description="of torch; more are slower on a busy machine")
+    train_since_ms: int = Field(0, ge=0, description="when taste began to change, where known: the gate asks about later")
+    gate_margin: float = Field(0.005, ge=0, description="relative gain in Recall@20 over the champion, at least")
+    gate_confidence: float = Field(0.95, ge=0.5, le=1, description="of the paired bootstrap, by session")
+    gate_events: int = Field(20_000, ge=100, description="newest events asked about, at most")
+
+
 class LoggingSettings(_Settings):
     """Logs: JSON lines for machines, or text for people."""
 

@@ -45,9 +45,14 @@ def metrics_of(rank: torch.Tensor, k: int = 20) -> Metrics:
     return Metrics(hit.sum().item() / count, (hit / rank.double()).sum().item() / count, len(rank))
 
 
-def evaluate(weights: Weights, test: Sessions, on_progress: Callable[[int, int], None] | None = None) -> Metrics:
+def evaluate(
+    weights: Weights,
+    test: Sessions,
+    on_progress: Callable[[int, int], None] | None = None,
+    group: Group = ALONE,
+) -> Metrics:
     """Rank all items for every event of each session but its first, given those before it. See ``event_ranks``."""
-    rank = event_ranks(weights, test, on_progress=on_progress)
+    rank = event_ranks(weights, test, on_progress=on_progress, group=group)
     return metrics_of(rank[rank > 0])
 
 
