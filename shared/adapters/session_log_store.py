@@ -48,8 +48,16 @@ class LogStore:
         self._wishes: dict[str, Forgotten] = {}
 
     def list(self) -> Listing:
-        """Raises Unavailable."""
+        """All there is at one time. Raises Unavailable.
+
+        A folder that is read while a merge puts one file in the place of others may show neither: so it is read until
+        it looks the same twice.
+        """
         stored = self._storage.list()
+        for _ in range(ATTEMPTS):
+            before, stored = stored, self._storage.list()
+            if stored.keys() == before.keys():
+                break
         files = [file for path, size in stored.items() if (file := log_file(path, size)) is not None]
         damaged = [file for path, size in stored.items() if (file := damaged_file(path, size)) is not None]
         return Listing(files, damaged, sorted(path for path in stored if path.startswith("forgets/")))

@@ -70,4 +70,6 @@ def _beginning(
 
 
 def _largest(times: Times, count: int) -> Times:
-    return times if len(times) <= count else np.partition(times, len(times) - count)[len(times) - count :]
+    if len(times) <= count:
+        return times
+    return np.partition(times, len(times) - count)[len(times) - count :] if count else times[:0]

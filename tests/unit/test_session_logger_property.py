@@ -1,0 +1,142 @@
+"""The property of the session log: whatever happens, each event is in it once, and forgotten ones are in no file."""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.session_log_world import LATER_MS, Killed, Member, World
+
+USERS = ["a", "b", "c", "d"]
+
+happenings = st.one_of(
+    st.tuples(st.just("send"), st.lists(st.sampled_from(USERS), min_size=1, max_size=9)),
+    st.tuples(st.just("turns"), st.integers(1, 3)),
+    st.tuples(st.just("killed at a change"), st.tuples(st.integers(0, 4), st.booleans())),
+    st.tuples(st.just("killed in upkeep"), st.tuples(st.integers(0, 6), st.booleans())),
+    st.tuples(st.just("killed while forgetting"), st.tuples(st.integers(0, 3), st.booleans())),
+    st.tuples(st.just("zombie"), st.none()),
+    st.tuples(st.just("zombies write"), st.integers(1, 2)),
+    st.tuples(st.just("hand over"), st.none()),
+    st.tuples(st.just("upkeep"), st.none()),
+    st.tuples(st.just("forget"), st.sampled_from(USERS)),
+    st.tuples(st.just("apply forgets"), st.none()),
+    st.tuples(st.just("disk full"), st.none()),
+    st.tuples(st.just("broker away"), st.none()),
+    st.tuples(st.just("damage"), st.tuples(st.integers(0, 9), st.integers(0, 9999))),
+    st.tuples(st.just("topic anew"), st.none()),
+)
+
+
+class Story:
+    """A world and the member at work in it."""
+
+    def __init__(self, flush_s: float, flush_events: int) -> None:
+        self.world = World(flush_s, flush_events)
+        self.member = self.world.member()
+        self.zombies: list[Member] = []
+
+    def happen(self, what: str, how) -> None:
+        getattr(self, what.replace(" ", "_"))(how)
+
+    def send(self, users) -> None:
+        self.world.send(*users)
+
+    def turns(self, count) -> None:
+        self.member.turns(count)
+
+    def _until_killed(self, how, work) -> None:
+        storage = self.world.storage
+        storage.kill_in, storage.kill_before = how
+        with contextlib.suppress(Killed):
+            work()
+        storage.kill_in = None
+        self.member = self.world.member()
+
+    def killed_at_a_change(self, how) -> None:
+        self._until_killed(how, lambda: self.member.turns(4))
+
+    def killed_in_upkeep(self, how) -> None:
+        self._until_killed(how, lambda: self.member.log.upkeep(LATER_MS))
+
+    def killed_while_forgetting(self, how) -> None:
+        self._until_killed(how, self.member.log.apply_forgets)
+
+    def zombie(self, _) -> None:
+        self.zombies.append(self.member)
+        self.member = self.world.member()
+
+    def zombies_write(self, count) -> None:
+        for zombie in self.zombies:
+            zombie.turns(count)
+
+    def hand_over(self, _) -> None:
+        self.member.source.revoke([0, 1])
+        self.member = self.world.member()
+
+    def upkeep(self, _) -> None:
+        self.member.log.upkeep(LATER_MS)
+
+    def forget(self, user) -> None:
+        self.world.forget(user)
+
+    def apply_forgets(self, _) -> None:
+        self.member.log.apply_forgets()
+
+    def disk_full(self, _) -> None:
+        self.world.storage.full = True
+        self.member.turns(3)
+        self.world.storage.full = False
+
+    def broker_away(self, _) -> None:
+        self.world.broker.available = False
+        self.member.logger.step()
+        self.world.broker.available = True
+
+    def damage(self, how) -> None:
+        """Only what Kafka still has can be read again: files of the present life."""
+        life = f"-{self.member.log.incarnation(0, self.world.broker.topics['interactions'].life, 10**9):08x}-"
+        files = [path for path in self.world.storage.events() if life in path]
+        if files:
+            path = files[how[0] % len(files)]
+            content = bytearray(self.world.storage.content[path])
+            content[how[1] % len(content)] ^= 1
+            self.world.storage.content[path] = bytes(content)
+
+    def topic_anew(self, _) -> None:
+        self.settle()
+        self.world.broker.delete("interactions")
+        self.member.logger.step()
+        self.world.broker.create("interactions")
+
+    def settle(self) -> None:
+        """All that was sent is read. Reading the log finds what is damaged; the next member mends it."""
+        for _ in range(3):
+            self.member = self.world.member()
+            self.member.all()
+            self.world.log().window()
+        self.member = self.world.member()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(happenings, max_size=25), st.sampled_from([0.0, 1e9]), st.integers(1, 5))
+def test_each_event_is_logged_once_and_forgotten_ones_are_gone(story, flush_s, flush_events):
+    told = Story(flush_s, flush_events)
+    world = told.world
+    for what, how in story:
+        told.happen(what, how)
+    for zombie in told.zombies:
+        zombie.all()
+    told.settle()
+    expected = sorted(world.expected.items(), key=lambda event: int(event[0][1:]))
+    assert world.logged() == expected
+    last = world.log()
+    last.apply_forgets()
+    assert world.in_files() == set(expected)
+    assert world.logged() == expected
+    last.upkeep(LATER_MS)
+    last.upkeep(LATER_MS)
+    assert world.logged() == expected
+    assert last.summary().damaged == 0
