@@ -7,14 +7,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
 from services.recommender.metrics import RecommenderMetrics
-from services.recommender.queries import Answer, Ids, Query, encode_answer
+from services.recommender.queries import Answer, Ids, Outcome, Query, encode_answer
 from services.recommender.ranker import Ranker
 from shared.core.errors import DriftwoodError, Unavailable
 from shared.core.ports import Publisher, Record
@@ -26,6 +26,13 @@ _POLL_S = 0.5
 _POLL_RECORDS = 500
 _ROUND_USERS = 8192
 """Users in one round, at most one message more: bounds memory while there is a backlog."""
+
+_SEND_USERS = 32
+"""Rankings encoded and sent in one go: 3 ms of Python, in which no request is answered."""
+
+_SEND_REST = 3
+"""While HTTP requests come, a pause of so many times as long follows. In one go, the rankings of a backlog kept 1,000
+requests a second waiting for 260 ms (p99)."""
 
 _FLUSH_S = 30.0
 _TOMBSTONE = "tombstone"
@@ -166,20 +173,31 @@ class Emitter:
             log.error("not a state update, left out: %s", error, extra=place)
             return None
 
-    def _emit(self, publisher: Publisher, users: dict[str, int]) -> None:
-        sent: Counter[str] = Counter()
+    def _emit(self, publisher: Publisher, users: Mapping[str, int]) -> None:
+        """Rank and send, a few users at a time: while some are sent, the next are ranked."""
         queries = [Query(user, self._options.k) for user in users]
-        outcomes = self._ranker.ask_later(queries).result(timeout=_FLUSH_S + len(users))
+        parts = [queries[at : at + _SEND_USERS] for at in range(0, len(queries), _SEND_USERS)]
+        sent: Counter[str] = Counter()
+        ranked = self._ranker.ask_later(parts[0])
+        for following in [*parts[1:], []]:
+            outcomes = ranked.result(timeout=_FLUSH_S)
+            ranked = self._ranker.ask_later(following)
+            started = time.monotonic()
+            self._send(publisher, outcomes, sent)
+            if following and self._ranker.has_requests():
+                self._stop.wait(_SEND_REST * (time.monotonic() - started))
+        publisher.flush(_FLUSH_S)
+        self._observe(sent, users)
+
+    def _send(self, publisher: Publisher, outcomes: Sequence[Outcome], sent: Counter[str]) -> None:
         for outcome in outcomes:
             if not isinstance(outcome, Answer):
                 raise outcome or Unavailable("a ranking was not finished")
             value = encode_answer(outcome, self._ids()) if outcome.known else None
             publisher.send(self._options.topic, (outcome.user_id or "").encode(), value)
             sent[outcome.strategy if outcome.known else _TOMBSTONE] += 1
-        publisher.flush(_FLUSH_S)
-        self._observe(sent, users)
 
-    def _observe(self, sent: Counter[str], users: dict[str, int]) -> None:
+    def _observe(self, sent: Counter[str], users: Mapping[str, int]) -> None:
         now = self._clock()
         for strategy, count in sent.items():
             self._metrics.emitted.labels(strategy).inc(count)

@@ -106,6 +106,10 @@ class Ranker:
             bundle.future.set_result([])
         return bundle.future
 
+    def has_requests(self) -> bool:
+        """Whether HTTP requests come at present."""
+        return time.monotonic() - self._last_request < _HTTP_QUIET_S
+
     def forget(self, user_id: str) -> None:
         """Drop what is kept of the user, after the batch at work."""
         self._inbox.put(user_id)
@@ -126,7 +130,7 @@ class Ranker:
             self._bundles.popleft()
             bundle.future.set_result(bundle.outcomes)
         now = time.monotonic()
-        self._topic_due = now + _TOPIC_REST * (now - started) if now - self._last_request < _HTTP_QUIET_S else now
+        self._topic_due = now + _TOPIC_REST * (now - started) if self.has_requests() else now
 
     def _rank(self, queries: Sequence[Query]) -> list[Outcome]:
         self._metrics.batch.observe(len(queries))

@@ -162,9 +162,9 @@ def _measured(folder: Path, env: dict[str, str], users: Path, feed: list[str], s
 
 
 def _still(address: str, name: str) -> bool:
-    """Whether a counter stands still for a second."""
+    """Whether a counter stands still for longer than the emission of a full round takes."""
     before = metric(address, name)
-    time.sleep(1)
+    time.sleep(5)
     return metric(address, name) == before
 
 
