@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from services.consumer.batch import BatchProcessor, Topics
 from services.consumer.engagement import Engagement
 from services.consumer.metrics import ConsumerMetrics
+from services.consumer.offers import OfferBook
 from services.consumer.partitions import Partitions
 from services.consumer.sampling import SampleRate
 from services.consumer.service import ConsumerService
@@ -136,7 +137,8 @@ def main() -> int:
     source = _patiently(lambda: KafkaInteractionSource(kafka, consumer), status, stop)
     if publisher is not None and source is not None:
         rate = SampleRate(engaging.engagement_max_per_s, engaging.engagement_cpu_share)
-        engagement = Engagement(rate, kafka.topic_engagement, metrics, consumer.trending_half_life_s)
+        offers = OfferBook(consumer.trending_half_life_s, consumer.fold_in_min, consumer.fold_in_items)
+        engagement = Engagement(rate, kafka.topic_engagement, metrics, offers)
         engagement.start()
         batches = BatchProcessor(
             store,

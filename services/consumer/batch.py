@@ -99,7 +99,7 @@ class BatchProcessor:
         self._metrics.events.labels("ignored").inc(decoded.ignored)
         self._metrics.events.labels("dead_letter").inc(len(decoded.bad))
         started = self._lap("decode", started)
-        model, places = self._model(), self.engagement.popular
+        model, offers = self._model(), self.engagement.offers.current
         wanted = self.engagement.wanted(len(decoded.events), model, self._fold_in)
         stored = self._apply(decoded.events, model, wanted, server_id, started)
         started = time.perf_counter()
@@ -113,7 +113,7 @@ class BatchProcessor:
                 owned[event.partition].trending.add(event.item_id, event.ts)
         if self._fold_in and model is not None:
             fold(owned, mine, [*stored.choices, *fresh_choices(stored.moments)], model.fingerprint)
-        self._score(Lot(spans, model, places), stored, decoded)
+        self._score(Lot(spans, model, offers), stored, decoded)
         self._observe(mine, decoded.events)
 
     def _lap(self, stage: str, started: float) -> float:

@@ -18,16 +18,16 @@ import numpy as np
 
 from services.consumer.advance import Moment, Wanted
 from services.consumer.metrics import ConsumerMetrics
+from services.consumer.offers import NewRows, OfferBook
 from services.consumer.partitions import Partition
 from services.consumer.sampling import SampleRate
-from services.consumer.spans import Lot, Source, merged
+from services.consumer.spans import Lot, merged
 from shared.core.dismissed import unpack_dismissed
 from shared.core.engagement import CUTOFF, SERVED, EngagementBatch, encode_engagement
 from shared.core.errors import StateDamaged
 from shared.core.ports import Publisher
-from shared.core.trending import Trending
 from shared.model.inference import InferenceModel
-from shared.model.rank import ROWS, ranks
+from shared.model.rank import ROWS, Ranked
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ _GATHER_S = 0.1
 """Moments of so long are scored together: 32 at once cost a third of 32 alone."""
 
 _LAST_WAIT_S = 1.0
-
-_POPULAR = 200
-"""Trending items looked at: a ranking of 20, and as many as a user can have dismissed."""
 
 
 class Engagement:
@@ -48,19 +45,17 @@ class Engagement:
         rate: SampleRate,
         topic: str,
         metrics: ConsumerMetrics,
-        half_life_s: float,
+        offers: OfferBook,
     ) -> None:
         self._rate = rate
         self._topic = topic
         self._metrics = metrics
-        self._half_life_s = half_life_s
+        self.offers = offers
         self._lots: deque[Lot] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._waiting = 0
         self._cold = True
-        self.popular: Mapping[str, int] = {}
-        """Item -> place among the trending ones, from 0: what a user without a state is offered now."""
         self._thread = threading.Thread(target=self._run, name="engagement", daemon=True)
 
     def start(self) -> None:
@@ -92,14 +87,9 @@ class Engagement:
         self._metrics.engagement_rate.set(self._rate.rate)
 
     def refresh(self, owned: Mapping[int, Partition]) -> None:
-        """Look anew at what is trending in these partitions, if it was asked for since the last look."""
-        if self._cold:
-            self._cold = False
-            merged = Trending(self._half_life_s, _POPULAR)
-            for part in owned.values():
-                landmark, weights = part.trending.snapshot()
-                merged.merge(landmark, weights[:_POPULAR])
-            self.popular = {item: place for place, (item, _) in enumerate(merged.top(_POPULAR))}
+        """Look anew at what is offered, after a commit; what is trending, only if it was asked for since."""
+        cold, self._cold = self._cold, False
+        self.offers.look(owned, cold)
 
     def publish(self, publisher: Publisher, owned: Mapping[int, Partition], last: bool = False) -> None:
         """Send what was scored since the last time. last: wait a moment for what is not. Raises Unavailable."""
@@ -148,28 +138,20 @@ class Engagement:
 
     def _score(self, lots: Sequence[Lot]) -> None:
         started = time.perf_counter()
-        ranked: dict[str, tuple[InferenceModel, list[tuple[Lot, Moment]]]] = {}
+        asked: dict[tuple[int, int], list[tuple[Lot, Moment]]] = {}
         for lot in lots:
             for moment in lot.moments:
-                fresh = moment.fresh
-                source = lot.source(fresh)
-                if lot.model is not None and moment.hidden is not None and fresh.warm and fresh.item >= 0:
-                    ranked.setdefault(lot.model.version, (lot.model, []))[1].append((lot, moment))
-                elif lot.model is not None and fresh.warm:
-                    _note(lot, moment, source, 0)  # an item that no ranking of this model holds
+                if lot.model is not None and moment.fresh.warm:
+                    asked.setdefault((id(lot.model), id(lot.offers.new)), []).append((lot, moment))
                 else:
-                    _note(lot, moment, source, _trending_rank(moment, lot.popular))
-        for model, asked in ranked.values():
-            for at in range(0, len(asked), ROWS):
-                self._rank(model, asked[at : at + ROWS])
+                    _note(lot, moment, _trending_rank(moment, lot.offers.popular))
+        for moments in asked.values():
+            lot = moments[0][0]
+            if lot.model is not None:
+                _rank(lot.model, lot.offers.new, moments)
         self._rate.scored(sum(len(lot.moments) for lot in lots), time.perf_counter() - started)
-
-    def _rank(self, model: InferenceModel, asked: Sequence[tuple[Lot, Moment]]) -> None:
-        hidden = np.stack([moment.hidden for _, moment in asked if moment.hidden is not None])  # (B, D)
-        left_out = [model.known(_dismissed(moment)) for _, moment in asked]
-        found = ranks(model, hidden, [moment.fresh.item for _, moment in asked], left_out)
-        for (lot, moment), rank in zip(asked, found, strict=True):
-            _note(lot, moment, lot.source(moment.fresh), rank)
+        if lots[-1].model is not None:
+            self.offers.make_rows(lots[-1].model)
 
     def _count(self, batch: EngagementBatch) -> None:
         metrics, labels = self._metrics, (batch.model_version or "none", batch.strategy)
@@ -182,9 +164,36 @@ class Engagement:
             metrics.served.labels(kind).inc(batch.served[kind])
 
 
-def _note(lot: Lot, moment: Moment, source: Source, rank: int) -> None:
+def _rank(model: InferenceModel, new: NewRows | None, asked: Sequence[tuple[Lot, Moment]]) -> None:
+    """Rank the chosen items of states of one model; those that neither it nor the new rows hold are misses."""
+    if new is not None and new.fingerprint != model.fingerprint:
+        new = None
+    count = len(model.items)
+    places = {item: count + row for item, row in new.places.items()} if new is not None else {}
+
+    def index(item: str) -> int:
+        return model.index.get(item, places.get(item, -1))
+
+    found: list[tuple[Lot, Moment]] = []
+    for lot, moment in asked:
+        if moment.hidden is None or index(moment.fresh.event.item_id) < 0:
+            _note(lot, moment, 0)
+        else:
+            found.append((lot, moment))
+    ranked = Ranked(model, None if new is None else new.rows)
+    for at in range(0, len(found), ROWS):
+        part = [moment for _, moment in found[at : at + ROWS]]
+        hidden = np.stack([moment.hidden for moment in part if moment.hidden is not None])  # (B, D)
+        left_out = [[i for item in _dismissed(moment) if (i := index(item)) >= 0] for moment in part]
+        ranks = ranked.ranks(hidden, [index(moment.fresh.event.item_id) for moment in part], left_out)
+        for (lot, moment), rank in zip(found[at : at + ROWS], ranks, strict=True):
+            _note(lot, moment, rank)
+
+
+def _note(lot: Lot, moment: Moment, rank: int) -> None:
     event = moment.fresh.event
-    lot.spans[event.partition].outcomes[source].append((event.offset, rank if rank <= CUTOFF else 0))
+    outcome = event.offset, rank if rank <= CUTOFF else 0
+    lot.spans[event.partition].outcomes[lot.source(moment.fresh)].append(outcome)
 
 
 def _dismissed(moment: Moment) -> list[str]:

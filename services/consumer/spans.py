@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.consumer.advance import Fresh, Moment, Placed
+from services.consumer.offers import Offers
 from services.consumer.partitions import Partition
 from shared.core.engagement import EngagementBatch, engagement_batch
 from shared.core.ranking import STRATEGY_GRU, STRATEGY_TRENDING
@@ -38,8 +39,8 @@ class Lot:
 
     spans: dict[int, Span]
     model: InferenceModel | None
-    popular: Mapping[str, int]
-    """Trending items as they were before the batch: item -> place, from 0."""
+    offers: Offers
+    """As they were before the batch."""
     moments: Sequence[Moment] = ()
     scored: bool = False
 

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from services.consumer.advance import Fresh, Moment, Placed
 from services.consumer.engagement import Engagement
 from services.consumer.metrics import ConsumerMetrics
+from services.consumer.offers import OfferBook, Offers
 from services.consumer.sampling import SampleRate
 from services.consumer.spans import Lot
 from shared.adapters.memory import MemoryBroker, MemoryStateStore
@@ -31,8 +32,9 @@ from shared.core.engagement import (
 )
 from shared.model import rank as rank_module
 from shared.model.coarse import FP32
+from shared.model.fold_in import Rows
 from shared.model.inference import InferenceModel
-from shared.model.rank import ranks
+from shared.model.rank import Ranked
 from shared.model.scorer import Scorer
 from tests.unit.test_replay_property import NOW_MS, Member, chaos, events, value
 
@@ -79,15 +81,33 @@ def test_a_rank_is_the_place_in_the_full_ranking(monkeypatch):
         0 if item in left else 1 + ranking(state, left).index(item)
         for state, item, left in zip(hidden, items, out, strict=True)
     ]
-    assert ranks(MODEL, hidden, items, out) == expected
+    assert Ranked(MODEL).ranks(hidden, items, out) == expected
     assert 0 in expected
+
+
+def test_rows_of_new_items_are_ranked_among_the_others():
+    more = model_of(seed=0, items=66)
+    part = InferenceModel("1", 1, more.items[:60], _weights(more, 60))
+    new = Rows(tuple(more.items[60:]), more.embedding[60:].numpy(), more.bias[60:].numpy())
+    rng = np.random.default_rng(3)
+    hidden = rng.normal(size=(50, 8)).astype(np.float16)
+    items = rng.integers(40, 66, size=50).tolist()
+    out = [tuple(rng.integers(50, 66, size=4).tolist()) for _ in items]
+    assert Ranked(part, new).ranks(hidden, items, out) == Ranked(more).ranks(hidden, items, out)
+
+
+def _weights(model: InferenceModel, items: int) -> dict[str, torch.Tensor]:
+    made = model_of(items=items)
+    names = {"gru.weight_ih_l0": made._w_in.T, "gru.weight_hh_l0": made._w_hidden.T}
+    biases = {"gru.bias_ih_l0": made._b_in, "gru.bias_hh_l0": made._b_hidden}
+    return {"item_embedding": model.embedding[:items], "item_bias": model.bias[:items]} | names | biases
 
 
 def test_ties_count_against_the_item():
     model = model_of(items=10)
     model.embedding[:] = model.embedding[0]
     model.bias[:] = 1.0
-    assert ranks(model, np.ones((2, 8), dtype=np.float16), [0, 9], [(), (3, 4)]) == [10, 8]
+    assert Ranked(model).ranks(np.ones((2, 8), dtype=np.float16), [0, 9], [(), (3, 4)]) == [10, 8]
 
 
 @settings(max_examples=60, deadline=None)
@@ -226,6 +246,24 @@ def test_users_without_a_state_are_scored_by_what_is_trending():
     assert (gru.strategy, gru.seen, gru.served["dismissed"]) == ("gru", 0, 1)  # told with the model's
 
 
+def test_a_new_item_counts_as_offered_once_it_is_folded_in():
+    broker, store = new_broker(), MemoryStateStore()
+    member = Member(broker, store, 100, commit_s=1000.0, model=lambda: MODEL)
+    member.partitions._fold_items = 10
+    member.batches.engagement.offers = OfferBook(3600.0, fold_in_min=3, fold_in_items=10)
+    member.source.assign([0])
+    found = []
+    for n in range(6):
+        for item in ("i4", "new"):
+            broker.append("interactions", b"u", value(f"u{n}", item, n), timestamp=NOW_MS)
+        member.turns(2)
+        member.commit()
+        found += [r for b in reports(broker) if b.strategy == "gru" for at, r in zip(b.offsets, b.ranks, strict=True)
+                  if b.first_offset + at == 2 * n + 1]  # fmt: skip
+    # Its third chooser is in the sums of the third commit; rows are made of these when the fourth scores.
+    assert [rank > 0 for rank in found] == [False] * 4 + [True] * 2
+
+
 def test_a_moment_is_scored_under_the_model_that_made_it():
     broker = new_broker()
     models = [model_of(0), model_of(1)]
@@ -256,7 +294,7 @@ def test_a_failing_score_stops_nothing(monkeypatch):
     def broken(*_: object) -> list[int]:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("services.consumer.engagement.ranks", broken)
+    monkeypatch.setattr("services.consumer.engagement.Ranked.ranks", broken)
     broker = new_broker()
     for n in range(4):
         broker.append("interactions", b"u", value("u", f"i{n}", n), timestamp=NOW_MS)
@@ -309,10 +347,10 @@ def test_the_rate_follows_the_stream_and_the_cost():
 
 def test_never_more_waits_than_can_be_scored_in_a_few_seconds():
     metrics = ConsumerMetrics(CollectorRegistry())
-    engagement = Engagement(SampleRate(20, 1.0), "engagement", metrics, 3600.0)
+    engagement = Engagement(SampleRate(20, 1.0), "engagement", metrics, OfferBook(3600.0))
     fresh = Fresh(Placed("u", "i1", NOW_MS, None, 0, 7, 1), 1, True, b"", 0)
     for _ in range(10):
-        engagement.add(Lot({}, MODEL, {}, [Moment(fresh, True, MODEL.start(1)[0])] * 15))
+        engagement.add(Lot({}, MODEL, Offers(), [Moment(fresh, True, MODEL.start(1)[0])] * 15))
     assert engagement._waiting <= 40
 
 

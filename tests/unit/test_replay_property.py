@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from services.consumer.batch import BatchProcessor, Topics
 from services.consumer.engagement import Engagement
 from services.consumer.metrics import ConsumerMetrics
+from services.consumer.offers import OfferBook
 from services.consumer.partitions import Partitions
 from services.consumer.sampling import SampleRate
 from services.consumer.service import ConsumerService
@@ -70,9 +71,10 @@ class Member:
         self.source = MemoryInteractionSource(broker, "interactions")
         self.publisher = MemoryPublisher(broker)
         self.partitions = Partitions(self.source, store, 3600.0, 50)
+        engagement = Engagement(SampleRate(1e9, 1.0), "engagement", metrics, OfferBook(3600.0))
         self.batches = BatchProcessor(
             store, self.publisher, model, EventRules(), Topics("state-updates", "dlq"), 32, metrics,
-            Engagement(SampleRate(1e9, 1.0), "engagement", metrics, 3600.0), 3600, lambda: NOW_MS / 1000 + 60,
+            engagement, 3600, lambda: NOW_MS / 1000 + 60,
         )  # fmt: skip
         self.service = ConsumerService(
             self.source, self.partitions, self.batches, self.publisher, metrics, max_batch, commit_s
