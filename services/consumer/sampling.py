@@ -30,7 +30,7 @@ class SampleRate:
         self._cost_s = 0.0
         self._events = 0
         self._since = clock()
-        self.rate = 1.0
+        self.rate = 1.0 if max_per_s else 0.0
 
     def affordable(self) -> float:
         """Scores a second."""

@@ -345,6 +345,10 @@ def test_the_rate_follows_the_stream_and_the_cost():
     assert rate.rate == 1.0
 
 
+def test_none_a_second_means_none():
+    assert SampleRate(0, 1.0).threshold(10, 0, 0) == 0
+
+
 def test_never_more_waits_than_can_be_scored_in_a_few_seconds():
     metrics = ConsumerMetrics(CollectorRegistry())
     engagement = Engagement(SampleRate(20, 1.0), "engagement", metrics, OfferBook(3600.0))
