@@ -23,6 +23,7 @@ from services.consumer.offers import OfferBook
 from services.consumer.partitions import Partitions
 from services.consumer.sampling import SampleRate
 from services.consumer.service import ConsumerService
+from services.consumer.sweep import Sweep
 from shared.adapters.health import HealthServer
 from shared.adapters.kafka import KafkaInteractionSource, KafkaPublisher
 from shared.adapters.kafka_reader import ensure_topics
@@ -164,12 +165,24 @@ def main() -> int:
             consumer.consumer_max_batch,
             consumer.consumer_commit_ms / 1000,
         )
+        sweep = Sweep(
+            RedisStateStore(redis),
+            lambda: KafkaPublisher(kafka),
+            kafka.topic_state_updates,
+            lambda: status.watch.current if status.watch else None,
+            lambda: partitions.owned,
+            consumer.sweep_delay_s,
+            consumer.sweep_users_per_s,
+            metrics,
+        )
+        sweep.start()
         if stop.is_set():
             status.service.stop()
         threading.Thread(
             target=_watch_for_stalls, args=(status.service, consumer.consumer_stall_s), name="stalls", daemon=True
         ).start()
         status.service.run()
+        sweep.stop()
         engagement.stop()
         publisher.close()
     status.watch.stop()

@@ -32,8 +32,10 @@ def redelivered_choices(
 
     An unknown item does not advance the hidden state, so the state before it is the present one unless a known item
     followed. Then it is made again from the recent items before it: the same bits where these reach back to the
-    user's first event or to the state's last rebuilding, else close to them. An event that has left the recent items
-    is not counted; one that its producer sent twice, on both sides of a crash, may be counted twice.
+    user's first event or to the state's last rebuilding, else close to them. Where a user chose an item several times,
+    its last place among the recent items is taken for the one meant. So counts are exact, and sums but for those who
+    do the same thing twice within the second before a crash. An event that has left the recent items is not counted;
+    one that its producer sent twice, on both sides of a crash, may be counted twice.
     """
     index = model.index
     seen: dict[str, list[Placed]] = {}

@@ -47,6 +47,12 @@ class ConsumerMetrics:
         self.rebuilt = Counter(
             "driftwood_states_rebuilt_total", "States rebuilt from recent items for another model", registry=r
         )
+        self.swept = Counter(
+            "driftwood_states_swept_total", "States rebuilt in the background after a change of model", registry=r
+        )
+        self.sweep_left = Gauge(
+            "driftwood_sweep_users_left", "Users, of all consumers, that the sweep has yet to look at", registry=r
+        )
         self.rewinds = Counter(
             "driftwood_consumer_rewinds_total",
             "Times that reading began again at the stored progress",

@@ -55,8 +55,8 @@ class MemoryStateStore:
             raise Unavailable("the state store in memory was restarted")
 
     @_atomic
-    def write(self, writes: Sequence[StateWrite], server_id: str = "") -> list[bool]:
-        """See StateStore."""
+    def write(self, writes: Sequence[StateWrite], server_id: str = "", keep_ttl: bool = False) -> list[bool]:
+        """See StateStore. Nothing expires here."""
         self._check_run(server_id)
         done = []
         for key, expected, value in writes:
@@ -65,6 +65,19 @@ class MemoryStateStore:
                 self.users[key] = value
             done.append(fits)
         return done
+
+    @_atomic
+    def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """See StateStore."""
+        self._check()
+        users = sorted(self.users)
+        end = cursor + count
+        return (end if end < len(users) else 0), users[cursor:end]
+
+    def count_users(self) -> int:
+        """See StateStore."""
+        self._check()
+        return len(self.users)
 
     @_atomic
     def quarantine(self, user_id: str, value: bytes) -> None:

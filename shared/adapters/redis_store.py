@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -16,15 +17,19 @@ from shared.core.state import TOKEN_BYTES
 
 T = TypeVar("T")
 
+_SPECIAL = re.compile(rb"([\\*?\[\]^])")
+"""What has a meaning in a pattern of Redis."""
+
 _CHUNK = 1024
 """Users in one command: about 0.7 MB, so that Redis serves others in between."""
 
+_KEEP_TTL = -1
 _QUARANTINE_S = 7 * 86400
 """How long a damaged value is kept for a person to look at."""
 
-# KEYS: the values; ARGV: seconds to live (0: for ever), the run of the server that is expected ("": any), then token
-# and value of each. Answers the indexes refused, or {0} where the run is another. A key of another type cannot be a
-# state: it counts as absent.
+# KEYS: the values; ARGV: seconds to live (0: for ever, -1: as before), the run of the server expected ("": any),
+# then token and value of each. Answers the indexes refused, or {0} where the run is another. A key of another type
+# cannot be a state: it counts as absent.
 _CAS = f"""
 if ARGV[2] ~= '' and not string.find(redis.call('INFO', 'server'), 'run_id:' .. ARGV[2], 1, true) then
   return {{0}}
@@ -36,6 +41,8 @@ for i = 1, #KEYS do
   if type(token) == 'table' then token = '' end
   if token ~= ARGV[2 * i + 1] then
     refused[#refused + 1] = i
+  elseif ttl < 0 then
+    redis.call('SET', KEYS[i], ARGV[2 * i + 2], 'KEEPTTL')
   elseif ttl > 0 then
     redis.call('SET', KEYS[i], ARGV[2 * i + 2], 'EX', ttl)
   else
@@ -94,12 +101,13 @@ class RedisStateStore:
             values += self._call(lambda keys=keys: cast("list[bytes | None]", self._redis.mget(keys)))  # type: ignore[misc]
         return values
 
-    def write(self, writes: Sequence[StateWrite], server_id: str = "") -> list[bool]:
+    def write(self, writes: Sequence[StateWrite], server_id: str = "", keep_ttl: bool = False) -> list[bool]:
         """See StateStore."""
         done: list[bool] = []
+        ttl = _KEEP_TTL if keep_ttl else self._ttl
         for at in range(0, len(writes), _CHUNK):
             chunk = writes[at : at + _CHUNK]
-            done += self._compare_and_set([self._user_key(w.key) for w in chunk], chunk, self._ttl, server_id)
+            done += self._compare_and_set([self._user_key(w.key) for w in chunk], chunk, ttl, server_id)
         return done
 
     def _compare_and_set(self, keys: list[bytes], writes: Sequence[StateWrite], ttl: int, server_id: str) -> list[bool]:
@@ -113,6 +121,17 @@ class RedisStateStore:
         for index in refused:
             done[index - 1] = False
         return done
+
+    def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """See StateStore."""
+        pattern = _SPECIAL.sub(rb"\\\1", self._user) + b"*"
+        answer = self._call(lambda: self._redis.scan(cursor, match=pattern, count=count))
+        following, keys = cast("tuple[int, list[bytes]]", answer)
+        return following, [key[len(self._user) :].decode() for key in keys]
+
+    def count_users(self) -> int:
+        """See StateStore. All keys of the database are counted: Redis knows their number, not ours."""
+        return self._call(self._redis.dbsize)
 
     def quarantine(self, user_id: str, value: bytes) -> None:
         """See StateStore."""

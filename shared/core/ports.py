@@ -36,12 +36,23 @@ class StateStore(Protocol):
     def read(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """The stored values, in the order asked for."""
 
-    def write(self, writes: Sequence[StateWrite], server_id: str = "") -> list[bool]:
+    def write(self, writes: Sequence[StateWrite], server_id: str = "", keep_ttl: bool = False) -> list[bool]:
         """Which of the writes took place: each is atomic, and fails where the token is not the expected one.
+
+        keep_ttl: the values live on as long as they would have; else as long as a state that was just touched.
 
         server_id: the run of the server that the writer counts on. Another run may have lost writes, and an event
         must not be applied to a state that went back in time: then nothing is written and Unavailable is raised.
         """
+
+    def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """(the next cursor, about ``count`` users); begin with 0, a cursor of 0 is the end.
+
+        Users who are there all the while come at least once, some possibly twice.
+        """
+
+    def count_users(self) -> int:
+        """About how many users have a value."""
 
     def quarantine(self, user_id: str, value: bytes) -> None:
         """Keep a value that cannot be read, under a key of its own."""

@@ -117,3 +117,54 @@ def test_a_server_that_does_not_answer_is_named():
     store = RedisStateStore(RedisSettings(redis_url="redis://127.0.0.1:1/0"))
     with pytest.raises(Unavailable, match=r"Redis at 127\.0\.0\.1:1"):
         store.read(["u"])
+
+
+def scanned(store: StateStore, count: int) -> list[list[str]]:
+    """What each call brought."""
+    cursor, users = store.scan(0, count)
+    calls = [users]
+    while cursor:
+        cursor, users = store.scan(cursor, count)
+        calls.append(users)
+    return calls
+
+
+def test_a_scan_comes_by_every_user_and_ends(store):
+    users = {f"u{n}" for n in range(700)} | {"ü/{}: \n", "*", "c" * 256}
+    store.write([StateWrite(user, NO_TOKEN, encode_state(UserState(events=1))) for user in users])
+    store.write_progress("t", {0: (NO_TOKEN, b"12345678progress")})
+    calls = scanned(store, 100)
+    assert set().union(*calls) == users
+    assert len(calls) > 2
+    assert store.count_users() >= len(users)
+
+
+def test_a_write_that_keeps_the_time_to_live_is_a_write_like_any_other(store):
+    first = put(store, "u", UserState(events=1))
+    second = encode_state(UserState(token=token_of(first), events=2))
+    assert store.write([StateWrite("u", token_of(first), second)], keep_ttl=True) == [True]
+    assert store.write([StateWrite("u", token_of(first), second)], keep_ttl=True) == [False]
+    assert store.read(["u"]) == [second]
+
+
+def test_redis_lets_a_state_expire_when_it_would_have(redis_settings):
+    store = RedisStateStore(redis_settings)
+    first = put(store, "u", UserState(events=1))
+    key = f"{redis_settings.redis_prefix}u:u"
+    store._redis.expire(key, 100)
+    second = encode_state(UserState(token=token_of(first), events=2))
+    store.write([StateWrite("u", token_of(first), second)], keep_ttl=True)
+    assert 90 < store._redis.ttl(key) <= 100
+    store.write([StateWrite("u", token_of(second), encode_state(UserState(token=token_of(second))))])
+    assert store._redis.ttl(key) > 100
+    store.close()
+
+
+def test_a_prefix_with_special_characters_is_taken_literally(redis_settings):
+    one = RedisStateStore(redis_settings.model_copy(update={"redis_prefix": redis_settings.redis_prefix + "[a]*?"}))
+    other = RedisStateStore(redis_settings.model_copy(update={"redis_prefix": redis_settings.redis_prefix + "axx"}))
+    put(one, "mine", UserState(events=1))
+    put(other, "theirs", UserState(events=1))
+    assert [user for users in scanned(one, 1000) for user in users] == ["mine"]
+    one.close()
+    other.close()
