@@ -24,7 +24,6 @@ class SessionBuffer:
         self._first = self.next = offset
         self._events: list[Interaction] = []
         self._offsets: list[int] = []
-        self._arrived_ms = 0
         self._since = 0.0
 
     def __len__(self) -> int:
@@ -58,7 +57,6 @@ class SessionBuffer:
                 self._since = time.monotonic()
             seen += 1
             self.next = record.offset + 1
-            self._arrived_ms = max(self._arrived_ms, record.timestamp)
             try:
                 event = decode(record.value, now_ms, rules)
             except InvalidEvent:
@@ -69,7 +67,7 @@ class SessionBuffer:
         return accepted, seen - accepted
 
     def batch(self, now_ms: int) -> LogBatch:
-        """All of it, for the log. A record without a time arrived now."""
+        """All of it, for the log."""
         return LogBatch(
             self._partition,
             self._incarnation,
@@ -77,7 +75,7 @@ class SessionBuffer:
             self.next,
             self._events,
             self._offsets,
-            self._arrived_ms if self._arrived_ms > 0 else now_ms,
+            now_ms,
         )
 
     def clear(self) -> None:

@@ -8,14 +8,12 @@ again from what the log holds.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 
 from services.retrainer.session_buffer import SessionBuffer
-from services.retrainer.session_forgets import resolve
+from services.retrainer.session_forgets import Forgetting
 from shared.core.errors import DriftwoodError, TopicMissing, TopicRecreated, Unavailable
 from shared.core.events import EventRules
 from shared.core.ports import InteractionSource, Polled, Record
@@ -26,10 +24,6 @@ log = logging.getLogger(__name__)
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _JOIN_S = 15.0
 """After so long without partitions, a member is a spare one."""
-_FORGETS_S = 1.0
-"""How often the forgets are read."""
-_ZOMBIE_MS = 86_400_000
-"""Whoever still holds an event in memory that was read before a wish, writes it within a day or never."""
 
 
 class SessionLogger:
@@ -53,7 +47,7 @@ class SessionLogger:
     ) -> None:
         self._source = source
         self._log = session_log
-        self._forgets = forgets
+        self._forgetting = Forgetting(source, session_log, forgets, hooks)
         self._rules = rules
         self._hooks = hooks
         self._flush_s, self._flush_events = flush_s, flush_events
@@ -65,10 +59,7 @@ class SessionLogger:
         self._lives: dict[int, str] = {}
         self._restart = False
         self._failures = 0
-        self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
-        self._waiting: list[Future[None]] = []
         self._started_at = self._upkept_at = time.monotonic()
-        self._forgets_at = float("-inf")
         self._caught_up = False
         self.turned_at = time.monotonic()
         """When the loop last came round, by time.monotonic()."""
@@ -89,13 +80,9 @@ class SessionLogger:
 
         Raises Unavailable where that takes longer. Not to be called from the thread of ``run``.
         """
-        request: Future[None] = Future()
-        self._requests.put(request)
-        try:
-            request.result(timeout_s)
-        except TimeoutError as error:
-            request.cancel()
-            raise Unavailable(f"session log: not ready in {timeout_s:.0f} s: {self.problem or 'busy'}") from error
+        if self._stop.is_set():
+            raise Unavailable("session log: stopped")
+        self._forgetting.ask(timeout_s, lambda: self.problem)
 
     def run(self, until_idle: bool = False) -> None:
         """The loop. Errors that waiting can heal are waited out; others end it."""
@@ -121,30 +108,32 @@ class SessionLogger:
             self._flush(self._buffers)
             self._take(self._buffers)
             self._restart = False
-        polled = self._source.poll(self._poll_s, self._flush_events)
+        polled = self._source.poll(self._poll_s, max(1, self._flush_events - self._pending()))
         took = self._rebalanced(polled)
-        if polled.records:
-            self._add(polled.records)
+        # What came of a partition just taken over was fetched before: it is read again from where the log says.
+        records = {number: batch for number, batch in polled.records.items() if number not in took}
+        if records:
+            self._add(records)
         self._flush_due()
-        self._serve()
+        self._forgetting.turn(lambda: self._flush(self._buffers))
         self._keep_up()
         lag = self._source.lag()
         self._hooks.lag(lag)
         idle = not polled.records and not took
-        self._caught_up = idle and bool(self._buffers) and not any(lag.values()) and not self._pending()
+        known = bool(self._buffers) and lag.keys() >= self._buffers.keys()  # not so before the first fetch
+        self._caught_up = idle and known and not any(lag.values()) and not self._pending()
         return idle
 
     def _pending(self) -> int:
         return sum(map(len, self._buffers.values()))
 
-    def _rebalanced(self, polled: Polled) -> bool:
+    def _rebalanced(self, polled: Polled) -> set[int]:
+        """The partitions taken over."""
         for number in polled.revoked:
             self._buffers.pop(number, None)
         self._to_take = (self._to_take - polled.revoked) | polled.assigned
-        took = bool(self._to_take)
-        if took:
-            self._take(self._to_take)
-            self._to_take.clear()
+        self._take(self._to_take)
+        took, self._to_take = self._to_take, set()
         return took
 
     def _take(self, partitions: Iterable[int]) -> None:
@@ -202,46 +191,14 @@ class SessionLogger:
         if offsets:
             self._source.commit(offsets)  # nothing starts from it: it is there for those who look at the lag
 
-    def _serve(self) -> None:
-        """Forgets: read now and then, and applied at once where someone waits for it."""
-        while not self._requests.empty():
-            self._waiting.append(self._requests.get())
-        if self._waiting or time.monotonic() - self._forgets_at >= _FORGETS_S:
-            self._forgets_at = time.monotonic()
-            self._read_forgets()
-        if self._waiting and not self._forgets.lag():
-            self._flush(self._buffers)
-            self._hooks.forgot(self._log.apply_forgets())
-            served, self._waiting = self._waiting, []
-            for request in served:
-                if request.set_running_or_notify_cancel():
-                    request.set_result(None)
-
-    def _read_forgets(self) -> None:
-        """Wishes into the log, and only then never again from the topic."""
-        records = self._forgets.poll(0.02, 1000)
-        if not records:
-            return
-        try:
-            for wish in resolve(records, self._source, self._log):
-                self._log.forget(wish)
-            self._forgets.commit(records)
-        except DriftwoodError:
-            self._forgets.rewind(records)
-            raise
-
     def _keep_up(self) -> None:
         if time.monotonic() - self._upkept_at < self._upkeep_s:
             return
         self._upkept_at = time.monotonic()
-        self._hooks.forgot(self._log.apply_forgets())
         now_ms = int(self._clock() * 1000)
+        self._forgetting.apply()
         self._hooks.upkept(self._log.upkeep(now_ms), self._log.summary())
-        numbers = sorted({partition for partition, _ in self._log.known_lives()})
-        lives = self._source.incarnations(numbers)
-        bounds = self._source.bounds(sorted(lives))
-        kept = {n: (self._log.incarnation(n, lives[n], bounds[n][1]), bounds[n][0]) for n in lives}
-        self._log.release_forgets(kept, now_ms - _ZOMBIE_MS)
+        self._forgetting.release(self._buffers, now_ms)
 
     def _on_revoke(self, partitions: frozenset[int]) -> None:
         """Called inside poll: the new owner then has nothing to read again."""
@@ -276,4 +233,4 @@ class SessionLogger:
         except DriftwoodError as error:
             log.error("session log: stopping without a last write, it is read again: %s", error)
         self._source.close()
-        self._forgets.close()
+        self._forgetting.close()

@@ -10,7 +10,7 @@ import polars as pl
 from shared.core.errors import Unavailable
 from shared.core.events import Interaction
 from shared.core.progress import Progress
-from shared.core.session_log_port import WINDOW_COLUMNS, Forgotten, LogBatch, LogSummary, Upkeep
+from shared.core.session_log_port import WINDOW_COLUMNS, Forgotten, LogBatch, LogSummary, Upkeep, can_be_read
 
 Life = tuple[int, int]
 
@@ -88,10 +88,7 @@ class MemorySessionLog:
         self._check()
 
         def needed(wish: Forgotten) -> bool:
-            again = (cut for cut in wish.cuts if kept.get(cut.partition, (None, 0))[0] == cut.incarnation)
-            return wish.requested_at >= before_ms or any(
-                cut.end is None or cut.end > kept[cut.partition][1] for cut in again
-            )
+            return wish.requested_at >= before_ms or any(can_be_read(cut, kept) for cut in wish.cuts)
 
         with self._lock:
             self._remove_forgotten()

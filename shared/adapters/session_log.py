@@ -1,6 +1,6 @@
 """The session log in Parquet files, in a directory or an object store.
 
-    dt=2026-11-22/p{partition}-{incarnation}-{first}-{next}-{checksum}.parquet    events, by day of arrival (UTC)
+    dt=2026-11-22/p{partition}-{incarnation}-{first}-{next}-{checksum}.parquet    events, by day of logging (UTC)
     forgets/{time}-{user}.json                                                    wishes to be forgotten
     damaged/dt=.../p...parquet.damaged                                            what could not be read
 
@@ -54,10 +54,10 @@ class FileSessionLog:
 
     def append(self, batch: LogBatch) -> None:
         """See SessionLog."""
-        wishes = self._store.wishes(self._store.list())
+        wishes = self._store.wishes(self._store.wish_paths())
         frame = frame_of(batch, Wishes(wishes.values()))
         life = (batch.partition, batch.incarnation)
-        file = self._store.write(day_of(batch.arrived_ms), life, batch.first, batch.next, frame)
+        file = self._store.write(day_of(batch.logged_ms), life, batch.first, batch.next, frame)
         self._keeper.written(file, frozenset(wishes))
 
     def forget(self, forgotten: Forgotten) -> None:

@@ -23,8 +23,8 @@ _UNFINISHED = ".unfinished-"
 class LogStorage(Protocol):
     """Files by their path below the root. All methods raise Unavailable."""
 
-    def list(self) -> dict[str, int]:
-        """path -> size in bytes."""
+    def list(self, below: str = "") -> dict[str, int]:
+        """path -> size in bytes, of all files, or of those below a folder ("name/")."""
 
     def read(self, path: str) -> bytes | None:
         """None: there is no such file."""
@@ -59,11 +59,11 @@ class LogDirectory:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def list(self) -> dict[str, int]:
+    def list(self, below: str = "") -> dict[str, int]:
         """See LogStorage. Unfinished files of writers that died are removed."""
         found: dict[str, int] = {}
         with _unavailable(str(self._root)):
-            for folder, _, names in os.walk(self._root, onerror=_unless_gone):
+            for folder, _, names in os.walk(self._root / below, onerror=_unless_gone):
                 for name in names:
                     path = Path(folder, name)
                     with suppress(FileNotFoundError):  # another process tidied up
@@ -124,12 +124,12 @@ class LogObjects:
     def __init__(self, uri: str, filesystem: Any, root: str) -> None:
         self._uri, self._fs, self._root = uri, filesystem, root.rstrip("/")
 
-    def list(self) -> dict[str, int]:
+    def list(self, below: str = "") -> dict[str, int]:
         """See LogStorage."""
         with _unavailable(self._uri):
             self._fs.invalidate_cache()
             try:
-                found = self._fs.find(self._root, detail=True)
+                found = self._fs.find(f"{self._root}/{below}".rstrip("/"), detail=True)
             except FileNotFoundError:
                 return {}
         start = len(self._root) + 1

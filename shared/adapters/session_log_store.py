@@ -130,11 +130,15 @@ class LogStore:
         """Raises Unavailable."""
         self._storage.remove(path)
 
-    def wishes(self, listing: Listing) -> Mapping[str, Forgotten]:
+    def wish_paths(self) -> Sequence[str]:
+        """Raises Unavailable."""
+        return sorted(self._storage.list("forgets/"))
+
+    def wishes(self, paths: Sequence[str]) -> Mapping[str, Forgotten]:
         """path -> wish. Raises Unavailable."""
         known = self._wishes
         found: dict[str, Forgotten] = {}
-        for path in listing.forgets:
+        for path in paths:
             if path in known:
                 found[path] = known[path]
             elif (content := self._storage.read(path)) is not None:

@@ -12,9 +12,12 @@ from shared.adapters.session_log_frames import Wishes, concerns, empty_frame, en
 from shared.adapters.session_log_store import ATTEMPTS, FileChanged, Listing, LogStore
 from shared.core.errors import Unavailable
 from shared.core.log_files import LogFile, Part, covered_by_others, end_of, to_expire, to_merge, uncovered
-from shared.core.session_log_port import Upkeep
+from shared.core.session_log_port import Upkeep, can_be_read
 
 log = logging.getLogger(__name__)
+
+_MERGES = 8
+"""Merged files made in one upkeep, at most, a second or two each: whoever calls has other work too."""
 
 
 def day_of(ms: int) -> str:
@@ -42,7 +45,7 @@ class LogKeeper:
         for _ in range(ATTEMPTS):
             changed = False
             listing = self._store.list()
-            wishes = self._store.wishes(listing)
+            wishes = self._store.wishes(listing.forgets)
             paths, everything = frozenset(wishes), Wishes(wishes.values())
             present = {file.path for file in listing.files}
             self._clean = {path: known for path, known in self._clean.items() if path in present}
@@ -72,13 +75,8 @@ class LogKeeper:
     def release_forgets(self, listing: Listing, kept: Mapping[int, tuple[int, int]], before_ms: int) -> int:
         """See SessionLog."""
         released = 0
-        for path, wish in self._store.wishes(listing).items():
-            again = any(
-                cut.partition in kept
-                and kept[cut.partition][0] == cut.incarnation
-                and (cut.end is None or cut.end > kept[cut.partition][1])
-                for cut in wish.cuts
-            )
+        for path, wish in self._store.wishes(listing.forgets).items():
+            again = any(can_be_read(cut, kept) for cut in wish.cuts)
             dirty = any(concerns(wish, f) and path not in self._clean.get(f.path, ()) for f in listing.files)
             if wish.requested_at < before_ms and not again and not dirty:
                 self._store.remove_wish(path)
@@ -92,8 +90,8 @@ class LogKeeper:
         compacted = 0
         try:
             listing = self._store.list()
-            wishes = self._store.wishes(listing)
-            for run in to_merge(listing.files, day_of(now_ms)):
+            wishes = self._store.wishes(listing.forgets)
+            for run in to_merge(listing.files, day_of(now_ms))[:_MERGES]:
                 self._merge(run, Wishes(wishes.values()), frozenset(wishes))
                 compacted += len(run)
             for file in covered_by_others(self._store.list().files):

@@ -20,7 +20,7 @@ Times = npt.NDArray[np.int64]
 
 def read_window(store: LogStore, listing: Listing, newest_events: int | None, since_ms: int | None) -> pl.DataFrame:
     """See SessionLog.window. First the times alone, to find where the window begins; then the rows that lie in it."""
-    wishes = Wishes(store.wishes(listing).values())
+    wishes = Wishes(store.wishes(listing.forgets).values())
     chosen = parts(listing.files)
     since = _NEVER if since_ms is None else since_ms
     if newest_events is not None:

@@ -1,6 +1,6 @@
 """The files of the session log: what a name says, which part of which file counts, and which files should go.
 
-A name holds the day of arrival, the partition, its incarnation (32 bits), the offsets covered (first, next) and the
+A name holds the day of logging, the partition, its incarnation (32 bits), the offsets covered (first, next) and the
 checksum of the content, so that nothing is ever overwritten by anything else, and damage is seen.
 """
 

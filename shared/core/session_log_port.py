@@ -51,8 +51,8 @@ class LogBatch:
     events: Sequence[Interaction]
     offsets: Sequence[int]
     """Ascending, one for each event."""
-    arrived_ms: int
-    """When the newest record came to the broker, ms since the epoch: its day is where the file goes."""
+    logged_ms: int
+    """Now, ms since the epoch: its day is where the file goes. Records carry whatever time their producer likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class LogSummary:
     damaged: int
     """Files that could not be read and were set aside."""
     oldest_day: str | None
-    """YYYY-MM-DD, by arrival."""
+    """YYYY-MM-DD, by the time of logging."""
     newest_day: str | None
 
 
@@ -111,8 +111,8 @@ class SessionLog(Protocol):
     def release_forgets(self, kept: Mapping[int, tuple[int, int]], before_ms: int) -> int:
         """Drop wishes that were fulfilled and that nothing can undo; returns how many were dropped.
 
-        kept: partition -> (incarnation, first offset that can still be read). A wish may go if it was made before
-        ``before_ms`` and the broker has none of what it cuts off.
+        kept: partition -> (incarnation, first offset that can still be read); one that is not named may hold
+        anything. A wish may go if it was made before ``before_ms`` and the broker has none of what it cuts off.
         """
 
     def upkeep(self, now_ms: int) -> Upkeep:
@@ -166,6 +166,14 @@ class SessionLogHooks(Protocol):
 
     def forgot(self, events: int) -> None:
         """Events removed from files for forgotten users."""
+
+
+def can_be_read(cut: Cut, kept: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether the broker may have some of what is cut off; ``kept`` as in SessionLog.release_forgets."""
+    if cut.partition not in kept:
+        return True
+    incarnation, first = kept[cut.partition]
+    return incarnation == cut.incarnation and (cut.end is None or cut.end > first)
 
 
 def encode_forgotten(forgotten: Forgotten) -> bytes:

@@ -19,6 +19,8 @@ from shared.core.events import EventRules
 
 NOW_MS = 1_700_000_000_000
 LATER_MS = NOW_MS + 5 * 86_400_000
+"""When events are logged."""
+NEXT_DAY_MS = LATER_MS + 86_400_000
 
 
 class Killed(Exception):
@@ -47,8 +49,8 @@ class FaultyStorage:
         if dies:
             raise Killed
 
-    def list(self) -> dict[str, int]:
-        return {path: len(content) for path, content in self.content.items()}
+    def list(self, below: str = "") -> dict[str, int]:
+        return {path: len(content) for path, content in self.content.items() if path.startswith(below)}
 
     def read(self, path: str) -> bytes | None:
         return self.content.get(path)

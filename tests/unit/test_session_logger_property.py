@@ -7,7 +7,7 @@ import contextlib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.session_log_world import LATER_MS, Killed, Member, World
+from tests.unit.session_log_world import NEXT_DAY_MS, Killed, Member, World
 
 USERS = ["a", "b", "c", "d"]
 
@@ -59,7 +59,7 @@ class Story:
         self._until_killed(how, lambda: self.member.turns(4))
 
     def killed_in_upkeep(self, how) -> None:
-        self._until_killed(how, lambda: self.member.log.upkeep(LATER_MS))
+        self._until_killed(how, lambda: self.member.log.upkeep(NEXT_DAY_MS))
 
     def killed_while_forgetting(self, how) -> None:
         self._until_killed(how, self.member.log.apply_forgets)
@@ -77,7 +77,7 @@ class Story:
         self.member = self.world.member()
 
     def upkeep(self, _) -> None:
-        self.member.log.upkeep(LATER_MS)
+        self.member.log.upkeep(NEXT_DAY_MS)
 
     def forget(self, user) -> None:
         self.world.forget(user)
@@ -136,7 +136,7 @@ def test_each_event_is_logged_once_and_forgotten_ones_are_gone(story, flush_s, f
     last.apply_forgets()
     assert world.in_files() == set(expected)
     assert world.logged() == expected
-    last.upkeep(LATER_MS)
-    last.upkeep(LATER_MS)
+    last.upkeep(NEXT_DAY_MS)
+    last.upkeep(NEXT_DAY_MS)
     assert world.logged() == expected
     assert last.summary().damaged == 0
