@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared.core.engagement import SAMPLE_ALL, sampled
+from shared.core.engagement import MASK, PHASE, STRIDE
 from shared.core.state import UserState
 from shared.model.inference import Hidden, InferenceModel
 
@@ -62,10 +62,12 @@ class Moment(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """What a batch came to: events applied, seen before (redelivered), repeated by event id, and states rebuilt."""
+    """What a batch came to: events applied for users who had a state to rank by (warm) and others (cold), dismissals,
+    events seen before (redelivered), events repeated by event id, and states rebuilt."""
 
     changed: set[str]
-    fresh: list[Fresh]
+    warm: list[Placed]
+    cold: list[Placed]
     dismissed: list[Placed]
     redelivered: int
     repeated: list[Placed]
@@ -85,14 +87,14 @@ def advance_states(
     The outcome for a user depends only on the user's events, not on how they are split into batches or how often
     they are delivered. A state made by another model is rebuilt from its recent items first. Moments change nothing.
     """
+    result = Advanced(set(), [], [], [], 0, [], 0, [])
+    changed, warm_events, cold_events = result.changed, result.warm, result.cold
     steps: dict[str, list[int]] = {}
-    warm: dict[str, bool] = {}
-    changed: set[str] = set()
-    fresh: list[Fresh] = []
-    repeated: list[Placed] = []
-    dismissed: list[Placed] = []
+    cold: set[str] = set()
+    chosen: list[tuple[Fresh, bool]] = []
     redelivered = rebuilt = 0
     index: Mapping[str, int] = {} if model is None else model.index
+    threshold, unknown = wanted
     for event in events:
         user_id, item_id, ts, event_id, partition, incarnation, offset, until = event
         state = states[user_id]
@@ -102,62 +104,44 @@ def advance_states(
         changed.add(user_id)
         state.mark_applied(partition, incarnation, offset + 1)
         if event_id is not None and not state.remember_event_id(event_id):
-            repeated.append(event)
+            result.repeated.append(event)
             continue
         if until:
-            dismissed.append(event)
+            result.dismissed.append(event)
             state.dismiss(item_id, until, ts // 1000)
             continue
-        if user_id not in steps:
-            rebuilt += _begin(user_id, state, model, steps, warm)
-        taken = steps[user_id]
+        taken = steps.get(user_id)
+        if taken is None:
+            rebuilt += state.recent_count > 0 and model is not None and state.fingerprint != model.fingerprint
+            taken = steps[user_id] = _begin(state, model)
+            if not taken and state.hidden.count(0) == len(state.hidden):
+                cold.add(user_id)
         item = index.get(item_id, -1)
-        fresh.append(Fresh(event, item, warm[user_id], state.dismissed, len(taken)))
+        # As shared.core.engagement.sampled does; a call for each event would cost as much as the rest of this.
+        in_sample = (offset * STRIDE + partition * PHASE) & MASK < threshold
+        if in_sample or (unknown and item < 0):
+            fresh = Fresh(event, item, user_id not in cold, state.dismissed, len(taken))
+            chosen.append((fresh, in_sample))
+        (cold_events if user_id in cold else warm_events).append(event)
         state.push_item(item_id, recent_limit)
         state.events += 1
         state.last_ts = ts
         if item >= 0:
             taken.append(item)
-            warm[user_id] = True
-    chosen = _chosen(fresh, wanted)
+            cold.discard(user_id)
     moments = _run(states, steps, model, chosen)
-    return Advanced(changed, fresh, dismissed, redelivered, repeated, rebuilt, moments)
+    return result._replace(redelivered=redelivered, rebuilt=rebuilt, moments=moments)
 
 
-def _begin(
-    user_id: str,
-    state: UserState,
-    model: InferenceModel | None,
-    steps: dict[str, list[int]],
-    warm: dict[str, bool],
-) -> int:
-    """Make a state ready for the user's first new event of the batch; 1 if it is rebuilt, else 0."""
-    steps[user_id] = []
-    rebuilt = 0
+def _begin(state: UserState, model: InferenceModel | None) -> list[int]:
+    """Make a state ready for the user's first new event of the batch; the items to rebuild it from, if it is another
+    model's."""
     if model is None:
         state.hidden, state.fingerprint = b"", 0  # it would miss this event: to be rebuilt when a model comes
     elif state.fingerprint != model.fingerprint:
-        steps[user_id] = model.known(state.recent_items())
         state.hidden, state.fingerprint = b"", model.fingerprint
-        rebuilt = 1 if state.recent_count else 0
-    warm[user_id] = bool(steps[user_id]) or state.hidden.count(0) < len(state.hidden)
-    return rebuilt
-
-
-def _chosen(fresh: Sequence[Fresh], wanted: Wanted) -> list[tuple[Fresh, bool]]:
-    """(event, whether sampled) for those that give a moment."""
-    threshold, unknown = wanted
-    if threshold >= SAMPLE_ALL:
-        return [(event, True) for event in fresh]
-    if not threshold and not unknown:
-        return []
-    chosen = []
-    for event in fresh:
-        placed = event.event
-        taken = sampled(placed.partition, placed.offset, threshold)
-        if taken or (unknown and event.item < 0):
-            chosen.append((event, taken))
-    return chosen
+        return model.known(state.recent_items())
+    return []
 
 
 def _run(

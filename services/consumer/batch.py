@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from services.consumer.advance import Advanced, Fresh, Moment, Placed, Wanted, advance_states
+from services.consumer.advance import Advanced, Moment, Placed, Wanted, advance_states
 from services.consumer.decoding import Decoded, decode_records
 from services.consumer.engagement import Engagement
 from services.consumer.folding import Choice, fold, fresh_choices, redelivered_choices
@@ -49,7 +49,8 @@ class Stored:
     """
 
     touched: dict[int, dict[str, None]] = field(default_factory=dict)
-    fresh: list[Fresh] = field(default_factory=list)
+    warm: list[Placed] = field(default_factory=list)
+    cold: list[Placed] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     repeated: list[Placed] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
@@ -123,7 +124,7 @@ class BatchProcessor:
 
     def _score(self, lot: Lot, stored: Stored, decoded: Decoded) -> None:
         """Hand over what tells of engagement; it is scored elsewhere."""
-        lot.see(stored.fresh)
+        lot.see(stored.warm, stored.cold)
         without = repeated_places(stored.repeated)
         for kind, places in decoded.served.items():
             if places:
@@ -182,14 +183,18 @@ class BatchProcessor:
 
     def _keep(self, outcome: Advanced, refused: Set[str], stored: Stored) -> None:
         """Take and count what is stored now; the events of refused users come again."""
-        fresh = [one for one in outcome.fresh if one.event.user_id not in refused] if refused else outcome.fresh
-        repeated = [event for event in outcome.repeated if event.user_id not in refused]
-        stored.fresh += fresh
-        stored.moments += [moment for moment in outcome.moments if moment.fresh.event.user_id not in refused]
+
+        def kept(events: list[Placed]) -> list[Placed]:
+            return [event for event in events if event.user_id not in refused] if refused else events
+
+        warm, cold, repeated = kept(outcome.warm), kept(outcome.cold), kept(outcome.repeated)
+        stored.warm += warm
+        stored.cold += cold
         stored.repeated += repeated
+        stored.moments += [moment for moment in outcome.moments if moment.fresh.event.user_id not in refused]
         events = self._metrics.events
-        events.labels("applied").inc(len(fresh))
-        events.labels("dismissed").inc(sum(event.user_id not in refused for event in outcome.dismissed))
+        events.labels("applied").inc(len(warm) + len(cold))
+        events.labels("dismissed").inc(len(kept(outcome.dismissed)))
         events.labels("redelivered").inc(outcome.redelivered)
         events.labels("repeated").inc(len(repeated))
         self._metrics.rebuilt.inc(outcome.rebuilt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from services.consumer.advance import Fresh, Moment, Placed
 from services.consumer.offers import Offers
@@ -15,6 +16,9 @@ from shared.model.inference import InferenceModel
 
 Source = tuple[str, str]
 """(model version, strategy)"""
+
+_TS, _PARTITION = itemgetter(2), itemgetter(4)
+"""Of a Placed."""
 
 TRENDING: Source = ("", STRATEGY_TRENDING)
 
@@ -27,7 +31,6 @@ class Span:
     number: int
     first: int
     end: int
-    ts: int = 0
     seen: Counter[Source] = field(default_factory=Counter)
     outcomes: defaultdict[Source, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     served: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -43,33 +46,26 @@ class Lot:
     """As they were before the batch."""
     moments: Sequence[Moment] = ()
     scored: bool = False
+    ts: int = 0
+    """Of its newest event."""
 
     def source(self, fresh: Fresh) -> Source:
         """By what the user's ranking was made."""
         return (self.model.version, STRATEGY_GRU) if self.model is not None and fresh.warm else TRENDING
 
-    def see(self, fresh: Iterable[Fresh]) -> None:
+    def see(self, warm: Sequence[Placed], cold: Sequence[Placed]) -> None:
         """Count the events that advanced a state, scored or not."""
-        warm: Counter[int] = Counter()
-        cold: Counter[int] = Counter()
-        for one in fresh:
-            event = one.event
-            (warm if one.warm else cold)[event.partition] += 1
-            span = self.spans[event.partition]
-            if event.ts > span.ts:
-                span.ts = event.ts
-        gru = TRENDING if self.model is None else (self.model.version, STRATEGY_GRU)
-        for source, counts in ((gru, warm), (TRENDING, cold)):
-            for number, count in counts.items():
+        for source, events in ((self.current(), warm), (TRENDING, cold)):
+            for number, count in Counter(map(_PARTITION, events)).items():
                 self.spans[number].seen[source] += count
+            self.ts = max(self.ts, max(map(_TS, events), default=0))
 
     def serve(self, kind: str, places: Iterable[tuple[int, int, int]], without: frozenset[tuple[int, int]]) -> None:
         """Note (partition, offset, ts) of events that tell what became of recommendations."""
         for number, offset, ts in places:
             if (number, offset) not in without:
-                span = self.spans[number]
-                span.served[kind].append(offset)
-                span.ts = max(span.ts, ts)
+                self.spans[number].served[kind].append(offset)
+                self.ts = max(self.ts, ts)
 
     def cold(self) -> bool:
         """Whether someone was offered what is trending."""
@@ -86,6 +82,7 @@ def merged(lots: Sequence[Lot], owned: Mapping[int, Partition]) -> tuple[list[En
     Only of partitions that we own as we did then: after a restart the same offsets come again.
     """
     spans: defaultdict[int, list[Span]] = defaultdict(list)
+    newest: dict[int, int] = {}
     reports: dict[int, Source] = {}
     left_out = 0
     for lot in lots:
@@ -93,12 +90,13 @@ def merged(lots: Sequence[Lot], owned: Mapping[int, Partition]) -> tuple[list[En
             if owned.get(number) is span.owner:
                 spans[number].append(span)
                 reports[number] = lot.current()
+                newest[number] = max(newest.get(number, 0), lot.ts)
             else:
                 left_out += sum(span.seen.values())
-    return [batch for number, parts in spans.items() for batch in _of(parts, reports[number])], left_out
+    return [batch for number, parts in spans.items() for batch in _of(parts, reports[number], newest[number])], left_out
 
 
-def _of(spans: Sequence[Span], reports: Source) -> list[EngagementBatch]:
+def _of(spans: Sequence[Span], reports: Source, ts: int) -> list[EngagementBatch]:
     """spans: contiguous ranges of one partition, in order."""
     covered = spans[0].first, spans[-1].end
     seen: Counter[Source] = Counter()
@@ -109,7 +107,7 @@ def _of(spans: Sequence[Span], reports: Source) -> list[EngagementBatch]:
             served[kind] += offsets
     if any(served.values()):
         seen[reports] += 0
-    owner, ts = spans[0].owner, max(span.ts for span in spans)
+    owner = spans[0].owner
     return [
         engagement_batch(
             source,

@@ -22,13 +22,16 @@ SERVED = ("shown", "clicked", "dismissed")
 SAMPLE_ALL = 1 << 32
 """The threshold at which every event is sampled."""
 
+STRIDE, PHASE, MASK = 0x9E3779B1, 0x85EBCA6B, 0xFFFFFFFF
+"""Of the sample; the first is 2^32 by the golden ratio."""
+
 
 def sampled(partition: int, offset: int, threshold: int) -> bool:
     """Whether an event is in a sample of ``threshold / 2**32`` of all.
 
     Multiples of the golden ratio modulo one: any run of offsets is sampled as evenly as can be, and again alike.
     """
-    return (offset * 0x9E3779B1 + partition * 0x85EBCA6B) & 0xFFFFFFFF < threshold
+    return (offset * STRIDE + partition * PHASE) & MASK < threshold
 
 
 class EngagementBatch(msgspec.Struct, frozen=True, kw_only=True):
