@@ -11,7 +11,7 @@ import polars as pl
 from shared.adapters.session_log_frames import Wishes, concerns, empty_frame, encode_frame
 from shared.adapters.session_log_store import ATTEMPTS, FileChanged, Listing, LogStore
 from shared.core.errors import Unavailable
-from shared.core.log_files import LogFile, Part, covered_by_others, end_of, to_expire, to_merge, uncovered
+from shared.core.log_files import LogFile, Part, by_life, covered_by_others, end_of, to_expire, to_merge, uncovered
 from shared.core.session_log_port import Upkeep, can_be_read
 
 log = logging.getLogger(__name__)
@@ -124,9 +124,12 @@ class LogKeeper:
         oldest = day_of(now_ms - round(timedelta(days=self._max_days) / timedelta(milliseconds=1)))
         oldest = oldest if self._max_days else ""
         going = to_expire(listing.files, oldest, self._max_bytes, self._empty_bytes)
-        for file in going:
-            if file.next == end_of(listing.files, file.life):  # it says how far was read
-                self._store.write(file.day, file.life, file.first, file.next, empty_frame())
+        ends = {life: end_of(files, life) for life, files in by_life(listing.files).items()}
+        last = {file for file in going if file.next == ends[file.life]}
+        for file in set(going) - last:
+            self._store.remove(file)
+        for file in last:  # it says how far was read; and a full disk has room for it by now
+            self._store.write(file.day, file.life, file.first, file.next, empty_frame())
             self._store.remove(file)
         for file in listing.damaged:
             if file.day < oldest:
