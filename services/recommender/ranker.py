@@ -24,7 +24,7 @@ MAX_WAITING = 4096
 """Requests in the queue: a few seconds of work. More would only be answered after their deadline."""
 
 _TOPIC_USERS = 8
-"""Users of the topic ranked at once: 2 ms for 50,000 items. At 16, 4 ms and more, one request in ten met such a batch."""
+"""Users of the topic ranked at once: 2 ms for 50,000 items. At 16, 4 ms and more, a request in ten met such a batch."""
 
 _TOPIC_REST = 3
 """While HTTP requests come, the topic pauses so many times as long as it took: a quarter of the time is its own.
