@@ -108,14 +108,10 @@ def _share(test: Sessions, wanted: Ints, group: Group) -> tuple[Sessions, Ints]:
 
 
 def popularity(train: Sessions, test: Sessions, items: int) -> Metrics:
-    """The baseline: the same ranking for all, by how often an item occurs in training."""
+    """The baseline: the same ranking for all, by how often an item occurs in training; ties count against it."""
+    rank = _ranks_of_counts(torch.from_numpy(np.bincount(train.items, minlength=items)))
     targets = np.delete(test.items, test.starts[:-1]) if len(test) else test.items
-    return metrics_of(popularity_ranks(train, items)[torch.from_numpy(targets.astype(np.int64))])
-
-
-def popularity_ranks(train: Sessions, items: int) -> torch.Tensor:
-    """(items,) int64: the rank of each item by how often it occurs in training, from 1; ties count against it."""
-    return _ranks_of_counts(torch.from_numpy(np.bincount(train.items, minlength=items)))
+    return metrics_of(rank[torch.from_numpy(targets.astype(np.int64))])
 
 
 def _ranks_of_counts(counts: torch.Tensor) -> torch.Tensor:

@@ -141,7 +141,7 @@ def test_what_a_model_does_not_know_is_a_miss_of_its_own() -> None:
     order = [by_sequence[s] for s in range(4)]
     assert found.challenger[order].tolist() == [0, 1, 1, 0]
     assert found.champion[order].tolist() == [0, 0, 0, 0]  # a is unknown to it, so before w's b it knows nothing
-    assert found.popularity[order].tolist() == [0, 1, 2, 1]
+    assert found.popularity[order].tolist() == [0, 1, 2, 1]  # a three times, b twice
     assert found.whole
 
 
