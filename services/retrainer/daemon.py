@@ -80,14 +80,14 @@ class Retrainer:
         memory = self._memory
         if memory is None:
             return {"decides": False}
-        alarm = memory.monitor.last_alarm
+        alarm, due, watch = memory.monitor.last_alarm, memory.due, memory.watch  # the loop goes on meanwhile
         return {
             "decides": True,
             "champion": memory.champion,
             "last_alarm": alarm.at if alarm else None,
-            "due": memory.due.reason if memory.due else None,
+            "due": due.reason if due else None,
             "training": self._schedule.running,
-            "on_trial": memory.watch.version if memory.watch else None,
+            "on_trial": watch.version if watch else None,
         }
 
     def step(self) -> None:

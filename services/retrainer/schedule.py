@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import msgspec
@@ -35,19 +36,24 @@ class TrainingRules:
 
 
 class Schedule:
-    """``look`` changes the memory, ``act`` does what the stored memory says. enough: whether the log holds enough for
-    a first model; asked only while there is none."""
+    """``look`` changes the memory, ``act`` does what the stored memory says.
+
+    prepare: makes the session log ready for a training, in a thread of its own: the future is done when it is. enough:
+    whether the log holds enough for a first model; asked only while there is none.
+    """
 
     def __init__(
         self,
         registry: ModelRegistry,
         trainer: Trainer,
+        prepare: Callable[[], Future[None]],
         enough: Callable[[], bool],
         rules: TrainingRules,
         metrics: RetrainerMetrics,
         now_ms: Callable[[], int],
     ) -> None:
-        self._registry, self._trainer, self._enough = registry, trainer, enough
+        self._registry, self._trainer, self._prepare, self._enough = registry, trainer, prepare, enough
+        self._prepared: Future[None] | None = None
         self._rules, self._metrics, self._now_ms = rules, metrics, now_ms
         self._cold_at = self._aged_at = float("-inf")
         self._trained_at: dict[str, int] = {}
@@ -78,13 +84,20 @@ class Schedule:
 
     def act(self, memory: Memory) -> None:
         """Begin the training that is due, if its time has come."""
-        if memory.due is None or not self._rules.auto or self._trainer.running:
+        due = memory.due
+        if due is None or not self._rules.auto or self._trainer.running or self._now_ms() < memory.not_before:
             return
-        if self._now_ms() < memory.not_before:
+        if self._prepared is None:
+            self._prepared = self._prepare()
+        if not self._prepared.done():
             return
-        self._why = memory.due.reason
+        prepared, self._prepared = self._prepared, None
+        if (error := prepared.exception()) is not None:
+            log.warning("no training yet, the session log is not ready: %s", error)
+            return
+        self._why = due.reason
         log.info("training because of: %s", self._why)
-        self._trainer.start()
+        self._trainer.start(due.alarm.since if due.alarm else 0)
         self._metrics.training.set(1)
 
     def stop(self) -> None:

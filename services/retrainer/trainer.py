@@ -51,8 +51,8 @@ class Trainer(Protocol):
     def running(self) -> bool:
         """Whether one was started whose outcome was not asked for yet."""
 
-    def start(self) -> None:
-        """Begin; only while none runs."""
+    def start(self, since_ms: int) -> None:
+        """Begin; only while none runs. since_ms: when taste began to change, 0: unknown."""
 
     def outcome(self) -> Outcome | None:
         """How it ended, told once; None while it works or none was started."""
@@ -80,7 +80,7 @@ class ChildTrainer:
         """See Trainer."""
         return self._process is not None
 
-    def start(self) -> None:
+    def start(self, since_ms: int) -> None:
         """See Trainer. Raises SettingsInvalid where it cannot be started at all."""
         assert self._process is None
         self._printed.clear()
@@ -92,7 +92,7 @@ class ChildTrainer:
         self._began = time.monotonic()
         self._process = subprocess.Popen(
             command,
-            env=self._environment,
+            env={**self._environment, "TRAIN_SINCE_MS": str(since_ms)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -117,8 +117,7 @@ class ChildTrainer:
                 return None
             self._kill()
             self._said.append(f"killed: it took over {self._limit_s:.0f} s")
-        code = self._end()
-        return self._told(code, seconds)
+        return self._told(self._end(), seconds)
 
     def stop(self) -> None:
         """See Trainer. SIGTERM first: it may leave a checkpoint behind."""
@@ -148,16 +147,20 @@ class ChildTrainer:
         return code
 
     def _told(self, code: int, seconds: float) -> Outcome:
-        if code != 0:
-            how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            return Outcome(seconds, {}, f"{how}: {self._said[-1] if self._said else 'it said nothing'}")
+        if code < 0:
+            return Outcome(seconds, {}, f"ended by {signal.Signals(-code).name}: {self._last_words()}")
         try:
             result = json.loads(self._printed[-1])
         except (IndexError, json.JSONDecodeError):
-            return Outcome(seconds, {}, "its last line is no JSON")
+            result = None
         if not isinstance(result, dict):
-            return Outcome(seconds, {}, "its last line is no JSON object")
+            return Outcome(seconds, {}, f"exit code {code}, its last line is no JSON object: {self._last_words()}")
+        if code:
+            return Outcome(seconds, {}, f"exit code {code}: {result.get('error') or self._last_words()}")
         return Outcome(seconds, result)
+
+    def _last_words(self) -> str:
+        return self._said[-1] if self._said else "it said nothing"
 
     def _heard(self, line: str) -> None:
         if line.strip():

@@ -27,6 +27,7 @@ class Service:
 SERVICES = (
     Service("consumer", "services.consumer", "CONSUMER_PORT", "CONSUMER_HOST"),
     Service("recommender", "services.recommender", "HTTP_PORT", "HTTP_HOST"),
+    Service("retrainer", "services.retrainer", "RETRAINER_PORT", "RETRAINER_HOST"),
 )
 ENTRANCE = "recommender"  # whose address is the system's
 
@@ -39,6 +40,7 @@ class Addresses:
     redis: str
     model_uri: str
     session_log_uri: str
+    train_dir: str
     http_host: str
     ports: Mapping[str, int]
     kafka_is_ours: bool
@@ -59,6 +61,8 @@ def service_environment(base: Mapping[str, str], addresses: Addresses, settings:
     """The environment of every service: the stack's own, with the addresses of this stack."""
     # A killed consumer's partitions are free after the session timeout: the least that Kafka allows by default.
     defaults = {"LOG_FORMAT": "text", "CONSUMER_HOST": _LOCAL, "CONSUMER_SESSION_TIMEOUT_MS": "6000"}
+    # Here one retrainer decides: after a crash it need not wait long for itself.
+    defaults |= {"RETRAINER_HOST": _LOCAL, "RETRAINER_LEASE_S": "5", "TRAIN_DIR": addresses.train_dir}
     environment = {**defaults, **base}
     if not addresses.kafka_is_ours:
         # Known by name, a consumer that was killed and started again has its partitions back at once. The name is

@@ -25,5 +25,6 @@ class StackSettings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: int = Field(0, ge=0, le=65535, description="of the recommender; 0: a random free port")
     consumer_port: int = Field(0, ge=0, le=65535, description="health of the consumer; 0: a random free port")
+    retrainer_port: int = Field(0, ge=0, le=65535, description="health of the retrainer; 0: a random free port")
     stack_ready_s: float = Field(60.0, gt=0, description="a start that takes longer has failed")
     stack_stop_s: float = Field(15.0, gt=0, description="a service that takes longer to stop is killed")

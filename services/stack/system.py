@@ -200,6 +200,7 @@ class System:
             redis=redis,
             model_uri=self._settings.model_uri or str(self._folder / "models"),
             session_log_uri=self._settings.session_log_uri or str(self._folder / "session-log"),
+            train_dir=str(self._folder / "training"),
             http_host=self._settings.http_host,
             ports=ports,
             kafka_is_ours=not self._settings.kafka_bootstrap_servers,

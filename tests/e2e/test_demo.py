@@ -54,7 +54,7 @@ def test_shoppers_end_to_end(tmp_path: Path):
     output = tmp_path / "out"
     code, text, seen = ended(start(output), output, 170)
     assert code == 0, text
-    assert len(seen) >= 6  # the stack, its four parts, the training
+    assert len(seen) >= 7  # the stack, its five parts, the training
     assert not [pid for pid in seen if lives(pid)]
     assert re.search(r"the ranking held for the user +\d+\.\d%", text)
     assert re.search(r"freshness +p50 \d+ ms, p99 \d+ ms", text)
@@ -93,7 +93,7 @@ def test_a_stop_leaves_no_process(tmp_path: Path, signum: signal.Signals):
     try:
         until(lambda: "the system is up" in output.read_text(), 90, "the system to be up")
         seen = children(process.pid)
-        assert len(seen) == 5
+        assert len(seen) == 6
         process.send_signal(signum)
         process.wait(60)
     finally:

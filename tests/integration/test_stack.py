@@ -69,7 +69,7 @@ def test_embedded_broker_is_recognised_and_has_the_topics(stack: StackProcess):
     offsets.close()
 
 
-@pytest.mark.parametrize("victim", ["consumer", "recommender", "redis"])
+@pytest.mark.parametrize("victim", ["consumer", "recommender", "retrainer", "redis"])
 def test_events_are_served_after_a_part_was_killed(stack: StackProcess, victim: str):
     ready = stack.ready()
     with redis.Redis.from_url(str(ready["redis"])) as client:
@@ -159,7 +159,7 @@ def test_given_servers_are_used_and_not_stopped(tmp_path: Path):
         with StackProcess(tmp_path / "stack", KAFKA_BOOTSTRAP_SERVERS=kafka, REDIS_URL=server.url) as stack:
             ready = stack.ready()
             assert (ready["kafka"], ready["redis"]) == (kafka, server.url)
-            assert set(stack.pids()) == {"consumer", "recommender"}
+            assert set(stack.pids()) == {"consumer", "recommender", "retrainer"}
         assert stack.process.returncode == 0
         assert server.answers()
     server.stop()

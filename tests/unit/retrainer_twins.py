@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry
 
@@ -54,6 +55,7 @@ class ManualTrainer:
 
     def __init__(self) -> None:
         self.started = 0
+        self.since_ms = -1
         self.stopped = 0
         self._running = False
         self._outcome: Outcome | None = None
@@ -62,8 +64,9 @@ class ManualTrainer:
     def running(self) -> bool:
         return self._running
 
-    def start(self) -> None:
+    def start(self, since_ms: int) -> None:
         assert not self._running
+        self.since_ms = since_ms
         self._running, self.started = True, self.started + 1
 
     def outcome(self) -> Outcome | None:
@@ -93,6 +96,7 @@ class World:
         self.committed: dict[int, int] = {}
         self.seconds = 1_000_000.0
         self.enough = False
+        self.log_problem: Unavailable | None = None
         self.offset = 0
         self.rng = random.Random(1)
         self.start()
@@ -108,7 +112,13 @@ class World:
         metrics = RetrainerMetrics(values)
         promotions = Promotions(self.registry, metrics, self.now_ms, ROLLBACK_EVENTS, 0.01, self.rules.cooldown_s)
         schedule = Schedule(
-            self.registry, trainer, lambda: self.enough, TrainingRules(**self.options), metrics, self.now_ms
+            self.registry,
+            trainer,
+            self._prepare,
+            lambda: self.enough,
+            TrainingRules(**self.options),
+            metrics,
+            self.now_ms,
         )
         retrainer = Retrainer(
             MemoryLease(self.leases, LEASE_S),
@@ -123,6 +133,14 @@ class World:
             store_s=0.0,
         )
         return retrainer, trainer, values
+
+    def _prepare(self) -> Future[None]:
+        self.prepared: Future[None] = Future()
+        if self.log_problem is None:
+            self.prepared.set_result(None)
+        else:
+            self.prepared.set_exception(self.log_problem)
+        return self.prepared
 
     def _reader(self) -> MemoryEngagement:
         if not self.broker.available:

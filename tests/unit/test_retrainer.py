@@ -31,6 +31,16 @@ def test_a_fall_is_noted_and_trained_on(world: World):
     assert alarm["after"] < 0.4
     assert world.value("driftwood_drift_alarms_total", kind="new") == 1
     assert world.value("driftwood_training_running") == 1
+    assert world.trainer.since_ms == alarm["since"] > 0
+
+
+def test_a_training_waits_until_the_log_is_ready(world: World):
+    world.log_problem = Unavailable("session log: busy")
+    world.engage("1", 0.2, 300)
+    assert (world.trainer.started, world.retrainer.problem) == (0, None)
+    world.log_problem = None
+    world.step()
+    assert world.trainer.started == 1
 
 
 def test_a_won_gate_is_noted_before_the_swap_and_the_training_ends(world: World):

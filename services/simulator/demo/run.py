@@ -50,6 +50,7 @@ class Demo:
         self._view = View(console, self._board, lambda: self._seconds)
         self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
         self._environment |= {"STACK_DIR": str(folder / "stack"), "MODEL_URI": str(folder / "models")}
+        self._environment.setdefault("TRAIN_AUTO", "false")  # the demo trains its model itself
         self._stack: Stack | None = None
         self._training: Training | None = None
         self._workers: list[Streamer | Freshness] = []
