@@ -16,13 +16,16 @@ import pytest
 import torch
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewPartitions, NewTopic
+from kafka.consumer.fetcher import ConsumerRecord
 
 from shared.adapters.kafka_client import client_config
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import KafkaSettings, RedisSettings
+from shared.core.engagement import Counted, decode_engagement
 from shared.core.state import decode_state
 from shared.model.inference import InferenceModel
+from shared.model.rank import Ranked
 from tests.conftest import service_env
 from tests.servers import ROOT, KafkaNode, RedisServer, free_port, until
 
@@ -120,6 +123,20 @@ class World:
             return -1.0  # not up yet
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
+    def read(self, topic: str, least: int) -> list[ConsumerRecord]:
+        """The topic from its start: at least so many records, and all that come with them."""
+        reader = KafkaConsumer(topic, auto_offset_reset="earliest", **client_config(self.kafka))
+        records: list[ConsumerRecord] = []
+
+        def done() -> bool:
+            new = [r for part in reader.poll(500).values() for r in part]
+            records.extend(new)
+            return not new and len(records) >= least
+
+        until(done, what=f"{least} records of {topic}")
+        reader.close()
+        return records
+
     def readyz(self) -> tuple[int, dict[str, object]]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
@@ -205,6 +222,41 @@ def test_two_members_share_the_partitions_and_a_stalled_one_does_no_harm(world: 
     first.send_signal(signal.SIGCONT)
     world.send(USERS, 300, rng)
     world.settled()
+
+
+def test_engagement_is_reported_once_through_a_kill(world: World) -> None:
+    """Each outcome on the topic is the rank that the event's item had in the user's ranking before it."""
+    rng = random.Random(11)
+    for _ in range(2):
+        process = world.start(engagement_max_per_s=10_000, engagement_cpu_share=1)
+        world.send(USERS, 200, rng)
+        world.settled()
+        until(lambda: world.metric("driftwood_engagement_scored_total{") >= 100, what="outcomes reported")
+        process.kill()
+        process.wait()
+    process = world.start()
+    until(lambda: world.readyz()[0] == 200)
+    process.terminate()
+    assert process.wait(20) == 0
+    sent = {(r.partition, r.offset): json.loads(r.value) for r in world.read(world.kafka.topic_interactions, 400)}
+    counted, ranks, users = Counted(), {}, {}
+    for record in world.read(world.kafka.topic_engagement, 1):
+        batch = counted.take(decode_engagement(record.value))
+        for at, rank in zip(batch.offsets, batch.ranks, strict=True) if batch else ():
+            place = batch.partition, batch.first_offset + at
+            assert place not in ranks
+            ranks[place] = batch.strategy, rank
+    assert len(ranks) >= 200
+    ranked = Ranked(world.model)
+    for place, event in sorted(sent.items()):
+        item, state = world.model.index[event["item_id"]], users.get(event["user_id"])
+        if place in ranks:
+            strategy, rank = ranks[place]
+            assert strategy == ("trending" if state is None else "gru")
+            if state is not None:
+                (expected,) = ranked.ranks(state, [item], [()])
+                assert rank == (expected if expected <= 20 else 0)
+        users[event["user_id"]] = world.model.advance(world.model.start(1) if state is None else state, [[item]])
 
 
 def test_bad_values_go_to_the_dead_letter_topic_and_good_ones_around_them_are_applied(world: World) -> None:
