@@ -196,7 +196,8 @@ def _in_background(work: Callable[[], None]) -> Future[None]:
 
     def run() -> None:
         try:
-            future.set_result(work())
+            work()
+            future.set_result(None)
         except Exception as error:  # noqa: BLE001 - handed to the one who waits, whatever it is
             future.set_exception(error)
 
