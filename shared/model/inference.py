@@ -8,6 +8,7 @@ neighbours are 1e-4 apart: a difference survives the rounding about once in 1e12
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,6 +54,7 @@ class InferenceModel:
         self._w_hidden = hidden_weights.double().T.contiguous()  # (D, 3D)
         self._b_in = input_bias.double()
         self._b_hidden = hidden_bias.double()
+        self._local = threading.local()
 
     def _check_shapes(self, *gru: torch.Tensor) -> None:
         count, width = self.embedding.shape
@@ -116,26 +118,45 @@ class InferenceModel:
                 while lengths[order[active - 1]] <= step:
                     active -= 1
                 at = [sequences[user][step] for user in order[:active]]
-                state[:active] = self._step(torch.tensor(at), state[:active])
+                self._step(torch.tensor(at), state[:active])
             recorder.take(longest, state)
         result = np.empty_like(hidden, dtype=np.float16)
         result[order] = state.half().numpy()
         return result, recorder.states(self.width)
 
-    def _step(self, items: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """items (U,) int64, hidden (U, D) float64 -> (U, D) float64 holding half-precision values."""
-        width = self.width
-        inputs = torch.addmm(self._b_in, self.embedding[items].double(), self._w_in)  # (U, 3D)
-        recurrent = torch.addmm(self._b_hidden, hidden, self._w_hidden)  # (U, 3D)
-        gates = torch.sigmoid(inputs[:, : 2 * width] + recurrent[:, : 2 * width])
+    def _workspace(self) -> _Workspace:
+        """This thread's own."""
+        space: _Workspace | None = getattr(self._local, "space", None)
+        if space is None:
+            space = self._local.space = _Workspace(self.width)
+        return space
+
+    def _step(self, items: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Take each user one item further, in place: items (U,) int64, hidden (U, D) float64 of half precision."""
+        width, space = self.width, self._workspace()
+        count = len(items)
+        inputs, recurrent = space.inputs[:count], space.recurrent[:count]  # (U, 3D)
+        torch.addmm(self._b_in, self.embedding[items].double(), self._w_in, out=inputs)
+        torch.addmm(self._b_hidden, hidden, self._w_hidden, out=recurrent)
+        gates = inputs[:, : 2 * width].add_(recurrent[:, : 2 * width]).sigmoid_()
         reset, update = gates[:, :width], gates[:, width:]
-        candidate = torch.tanh(inputs[:, 2 * width :] + reset * recurrent[:, 2 * width :])
-        return (candidate + update * (hidden - candidate)).half().double()
+        candidate = inputs[:, 2 * width :].addcmul_(reset, recurrent[:, 2 * width :]).tanh_()
+        hidden.sub_(candidate).mul_(update).add_(candidate)
+        hidden.copy_(space.rounded[:count].copy_(hidden))
 
     def known(self, items: Sequence[str]) -> list[int]:
         """Indexes of those items that the model has seen, in order."""
         index = self.index
         return [i for item in items if (i := index.get(item)) is not None]
+
+
+class _Workspace:
+    """Room for one tile. Memory of this size, taken and given back in each step, cost more than all the arithmetic."""
+
+    def __init__(self, width: int) -> None:
+        self.inputs = torch.empty(_TILE, 3 * width, dtype=torch.float64)
+        self.recurrent = torch.empty(_TILE, 3 * width, dtype=torch.float64)
+        self.rounded = torch.empty(_TILE, width, dtype=torch.float16)
 
 
 class _Recorder:
