@@ -125,7 +125,6 @@ class Retrainer:
     def _store(self, memory: Memory) -> bool:
         """Whether the memory is stored; if not, the lease is another's, and so is everything else."""
         if not self._lease.write(memory.encode()):
-            log.warning("the lease was lost: another retrainer decides")
             self._stand_by()
             return False
         self._dirty, self._stored_at = False, time.monotonic()
@@ -151,7 +150,7 @@ class Retrainer:
     def _stand_by(self) -> None:
         """Another decides: what we began is not ours any more."""
         if self._memory is not None:
-            log.warning("another retrainer decides")
+            log.warning("the lease was lost: another retrainer decides")
         self._schedule.stop()
         self._drop()
         self._stop.wait(self._look_s)
@@ -179,11 +178,13 @@ class Retrainer:
 
     def _finish(self) -> None:
         """A training that runs is ended; it is still due at the next start, and goes on from its checkpoint."""
-        self._schedule.stop()
         try:
             if self._memory is not None and self._watch is not None and self._store(self._memory):
                 self._watch.commit()
+            self._schedule.stop()
             self._drop()
             self._lease.release()
         except DriftwoodError as error:
             log.warning("stopping without a last word, it is read again: %s", error)
+        finally:
+            self._schedule.stop()

@@ -149,11 +149,15 @@ class DriftMonitor:
         return self._judge(version, track, now_ms)
 
     def _remember(self, before: Level, since: int) -> None:
-        """A level was left for a lower one. A further fall is as urgent as the first."""
-        if self._fall is None or before.rate > self._fall.hits / self._fall.events:
+        """A level was left for a lower one. A further fall is as urgent as the first, and tells since when; the level
+        to come back to is still the one before the first."""
+        fall = self._fall
+        if fall is None or before.rate > fall.hits / fall.events:
             self._fall = _Fall(before.hits, before.events, since)
-        elif self._fall.alarms and self.last_alarm is not None:
-            self._fall.alarms = 0
+            return
+        fall.since = since
+        if fall.alarms and self.last_alarm is not None:
+            fall.alarms = 0
             self._quiet_until = min(self._quiet_until, self.last_alarm.at + self._pause_ms(0))
 
     def _judge(self, version: str, track: Track, now_ms: int) -> Alarm | None:

@@ -135,6 +135,8 @@ def test_a_further_fall_does_not_wait_for_the_longer_cool_down():
     assert [alarm.repeat for alarm in feed.alarms] == [0, 1, 2]  # the next would come 4,000 s after the last
     feed.give(hits(rng, 0.1, 1500))
     assert [alarm.repeat for alarm in feed.alarms][:4] == [0, 1, 2, 0]
+    assert [alarm.since for alarm in feed.alarms[:4]] == [pytest.approx(at, abs=300) for at in (4000, 4000, 4000, 8000)]
+    assert len({alarm.before for alarm in feed.alarms}) == 1
 
 
 def test_only_the_champion_alarms():
