@@ -100,7 +100,7 @@ class ChildTrainer:
             errors="replace",
             start_new_session=True,
         )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, min(19, os.nice(0) + NICENESS))
         self._threads = [
             _follow(self._process.stdout, self._printed.append),
             _follow(self._process.stderr, self._heard),
