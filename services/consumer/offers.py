@@ -68,8 +68,8 @@ class OfferBook:
             return
         counts = Trending(self._half_life_s, _POPULAR)
         for part in owned.values():
-            landmark, weights = part.trending.snapshot()
-            counts.merge(landmark, weights, part.trending.total)
+            landmark, weights = part.trending.last  # as it was saved a moment ago
+            counts.merge(landmark, weights if sums else weights[:_POPULAR], part.trending.total)
         self._popular = {item: place for place, (item, _) in enumerate(counts.top(_POPULAR))}
         if sums:
             fingerprint = sums[0][0]
