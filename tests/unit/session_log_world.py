@@ -77,6 +77,7 @@ class World:
     """A broker, a storage, and what should be in the log."""
 
     def __init__(self, flush_s: float = 0.0, flush_events: int = 4, partitions: int = 2) -> None:
+        """flush_events: of the members to come."""
         self.broker = MemoryBroker(partitions)
         self.broker.create("interactions")
         self.broker.create("forgets")

@@ -197,3 +197,67 @@ def test_upkeep_runs_by_itself_and_is_told(monkeypatch):
     assert member.metrics.forgotten._value.get() == 8
     assert member.metrics.removed.labels("compacted")._value.get() == 16
     assert logged_items(world) == list(range(8))
+
+
+def test_what_was_read_of_a_topic_that_is_gone_is_written_all_the_same():
+    world = World(flush_s=1e9, flush_events=100, partitions=1)
+    member = world.member()
+    world.send("a", "b")
+    member.turns(3)
+    world.broker.delete("interactions")
+    world.broker.create("interactions")
+    world.send("c")
+    member.turns(4)
+    member.all()
+    assert logged_items(world) == [0, 1, 2]
+
+
+def test_a_user_is_forgotten_in_earlier_lives_of_the_topic_too():
+    world = World()
+    world.send("a", "b", "a")
+    world.member().all()
+    world.broker.delete("interactions")
+    world.broker.create("interactions")
+    world.send("a", "b")
+    member = world.member()
+    member.turns(3)
+    world.forget("a")
+    world.send("a")
+    last = world.member()
+    last.all()
+    assert logged_items(world) == [1, 4, 5]
+    last.log.apply_forgets()
+    assert {int(item[1:]) for item, _ in world.in_files()} == {1, 4, 5}
+
+
+def test_a_wish_that_cannot_be_stored_is_read_again():
+    world = World()
+    world.send("a", "b")
+    member = world.member()
+    member.turns(3)
+    world.forget("a")
+    world.storage.full = True
+    member.logger._forgetting._read_at = float("-inf")
+    member.turns(1)
+    assert "No space" in member.logger.problem
+    world.storage.full = False
+    member.logger._forgetting._read_at = float("-inf")
+    member.turns(2)
+    assert logged_items(world) == [1]
+
+
+def test_what_came_with_a_rebalance_is_read_from_where_the_log_says():
+    """The last write before the partition went failed, so the log ends before what the same poll then brings."""
+    world = World(flush_s=1e9, flush_events=100, partitions=1)
+    member = world.member()
+    world.send("a", "b")
+    member.turns(2)
+    world.storage.full = True
+    member.source.revoke([0])
+    world.storage.full = False
+    world.send("c")
+    member.source._positions[0] = 2  # handed back inside the poll that brings the third
+    member.source._assigned.add(0)
+    member.turns(3)
+    member.all()
+    assert logged_items(world) == [0, 1, 2]
