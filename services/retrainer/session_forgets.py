@@ -48,7 +48,7 @@ class Forgetting:
             request.cancel()
             raise Unavailable(f"session log: not ready in {timeout_s:.0f} s: {problem() or 'busy'}") from error
 
-    def turn(self, flush: Callable[[], None]) -> None:
+    def turn(self, flush: Callable[[], None], beat: Callable[[], None]) -> None:
         """Take in new wishes; where someone waits and there are no more, ``flush`` what was read and fulfil them."""
         self._collect()
         if self._waiting or time.monotonic() - self._read_at >= _READ_S:
@@ -56,15 +56,15 @@ class Forgetting:
             self._read()
         if self._waiting and not self._reader.lag():
             flush()
-            self.apply()
+            self.apply(beat)
             served, self._waiting = self._waiting, []
             for request in served:
                 if request.set_running_or_notify_cancel():
                     request.set_result(None)
 
-    def apply(self) -> None:
-        """Take the users of all known wishes out of the files."""
-        self._hooks.forgot(self._log.apply_forgets())
+    def apply(self, beat: Callable[[], None]) -> None:
+        """Take the users of all known wishes out of the files. beat: as in SessionLog."""
+        self._hooks.forgot(self._log.apply_forgets(beat))
 
     def release(self, owned: Iterable[int], now_ms: int) -> None:
         """Drop wishes that nothing can undo any more."""

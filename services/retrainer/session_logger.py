@@ -62,7 +62,7 @@ class SessionLogger:
         self._started_at = self._upkept_at = time.monotonic()
         self._caught_up = False
         self.turned_at = time.monotonic()
-        """When the loop last came round, by time.monotonic()."""
+        """When the loop last came round, or a long piece of work in it was seen to go on, by time.monotonic()."""
         self.problem: str | None = "starting"
         """What keeps the logger from working, None while it works."""
         source.on_revoke = self._on_revoke
@@ -93,7 +93,7 @@ class SessionLogger:
 
     def step(self) -> bool:
         """One turn of the loop; whether there was nothing to do."""
-        self.turned_at = time.monotonic()
+        self._beat()
         try:
             idle = self._turn()
         except (Unavailable, TopicMissing, TopicRecreated) as error:
@@ -102,6 +102,9 @@ class SessionLogger:
         joined = self._buffers or time.monotonic() - self._started_at > _JOIN_S
         self._failures, self.problem = 0, None if joined else "joining the consumer group"
         return idle
+
+    def _beat(self) -> None:
+        self.turned_at = time.monotonic()
 
     def _turn(self) -> bool:
         if self._restart:
@@ -115,7 +118,7 @@ class SessionLogger:
         if records:
             self._add(records)
         self._flush_due()
-        self._forgetting.turn(lambda: self._flush(self._buffers))
+        self._forgetting.turn(lambda: self._flush(self._buffers), self._beat)
         self._keep_up()
         lag = self._source.lag()
         self._hooks.lag(lag)
@@ -196,8 +199,8 @@ class SessionLogger:
             return
         self._upkept_at = time.monotonic()
         now_ms = int(self._clock() * 1000)
-        self._forgetting.apply()
-        self._hooks.upkept(self._log.upkeep(now_ms), self._log.summary())
+        self._forgetting.apply(self._beat)
+        self._hooks.upkept(self._log.upkeep(now_ms, self._beat), self._log.summary())
         self._forgetting.release(self._buffers, now_ms)
 
     def _on_revoke(self, partitions: frozenset[int]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
 from shared.core.errors import Unavailable
 from shared.core.events import Interaction
 from shared.core.progress import Progress
-from shared.core.session_log_port import WINDOW_COLUMNS, Forgotten, LogBatch, LogSummary, Upkeep, can_be_read
+from shared.core.session_log_port import WINDOW_COLUMNS, Forgotten, LogBatch, LogSummary, Upkeep, can_be_read, idle
 
 Life = tuple[int, int]
 
@@ -77,7 +77,7 @@ class MemorySessionLog:
                         removed += 1
         return removed
 
-    def apply_forgets(self) -> int:
+    def apply_forgets(self, beat: Callable[[], None] = idle) -> int:
         """See SessionLog."""
         self._check()
         with self._lock:
@@ -96,7 +96,7 @@ class MemorySessionLog:
             self._forgotten = [wish for wish in self._forgotten if needed(wish)]
             return before - len(self._forgotten)
 
-    def upkeep(self, now_ms: int) -> Upkeep:
+    def upkeep(self, now_ms: int, beat: Callable[[], None] = idle) -> Upkeep:
         """See SessionLog. There is nothing to do."""
         self._check()
         return Upkeep()

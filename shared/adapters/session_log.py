@@ -11,7 +11,7 @@ merge, a rewrite or a removal may be the last one before a crash.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
@@ -21,7 +21,7 @@ from shared.adapters.session_log_store import LogStore
 from shared.adapters.session_log_upkeep import LogKeeper, day_of
 from shared.adapters.session_log_window import read_window
 from shared.core.log_files import end_of, present_life, to_read
-from shared.core.session_log_port import Forgotten, LogBatch, LogSummary, Upkeep
+from shared.core.session_log_port import Forgotten, LogBatch, LogSummary, Upkeep, idle
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +69,17 @@ class FileSessionLog:
         listing = self._store.list()
         return {file.life for file in (*listing.files, *listing.damaged)}
 
-    def apply_forgets(self) -> int:
+    def apply_forgets(self, beat: Callable[[], None] = idle) -> int:
         """See SessionLog."""
-        return self._keeper.apply_forgets()
+        return self._keeper.apply_forgets(beat)
 
     def release_forgets(self, kept: Mapping[int, tuple[int, int]], before_ms: int) -> int:
         """See SessionLog."""
         return self._keeper.release_forgets(self._store.list(), kept, before_ms)
 
-    def upkeep(self, now_ms: int) -> Upkeep:
+    def upkeep(self, now_ms: int, beat: Callable[[], None] = idle) -> Upkeep:
         """See SessionLog."""
-        return self._keeper.upkeep(now_ms)
+        return self._keeper.upkeep(now_ms, beat)
 
     def summary(self) -> LogSummary:
         """See SessionLog."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -16,8 +17,8 @@ from shared.core.session_log_port import Upkeep, can_be_read
 
 log = logging.getLogger(__name__)
 
-_MERGES = 8
-"""Merged files made in one upkeep, at most, a second or two each: whoever calls has other work too."""
+_MERGE_S = 5.0
+"""No merge is begun in one upkeep after so long, seconds: whoever calls has other work too."""
 
 
 def day_of(ms: int) -> str:
@@ -39,7 +40,7 @@ class LogKeeper:
         """A file was written without the events that these wishes cut off."""
         self._clean[file.path] = wishes
 
-    def apply_forgets(self) -> int:
+    def apply_forgets(self, beat: Callable[[], None]) -> int:
         """See SessionLog. What was done before an error stays done."""
         removed = 0
         for _ in range(ATTEMPTS):
@@ -50,6 +51,7 @@ class LogKeeper:
             present = {file.path for file in listing.files}
             self._clean = {path: known for path, known in self._clean.items() if path in present}
             for file in listing.files:
+                beat()
                 new = paths - self._clean.get(file.path, frozenset())
                 try:
                     if any(concerns(wishes[path], file) for path in new):
@@ -83,7 +85,7 @@ class LogKeeper:
                 released += 1
         return released
 
-    def upkeep(self, now_ms: int) -> Upkeep:
+    def upkeep(self, now_ms: int, beat: Callable[[], None]) -> Upkeep:
         """See SessionLog."""
         self._drop_mended(self._store.list())
         expired = self._expire(self._store.list(), now_ms)
@@ -91,7 +93,11 @@ class LogKeeper:
         try:
             listing = self._store.list()
             wishes = self._store.wishes(listing.forgets)
-            for run in to_merge(listing.files, day_of(now_ms))[:_MERGES]:
+            began = time.monotonic()
+            for run in to_merge(listing.files, day_of(now_ms)):
+                if time.monotonic() - began > _MERGE_S:
+                    break
+                beat()
                 self._merge(run, Wishes(wishes.values()), frozenset(wishes))
                 compacted += len(run)
             for file in covered_by_others(self._store.list().files):

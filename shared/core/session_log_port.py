@@ -7,7 +7,7 @@ event is read once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -78,6 +78,10 @@ class Upkeep:
     """Files removed for their age, or to keep to the size."""
 
 
+def idle() -> None:
+    """Nothing."""
+
+
 class SessionLog(Protocol):
     """All methods raise Unavailable; after that, the same call can be made again. Safe for several processes."""
 
@@ -105,8 +109,11 @@ class SessionLog(Protocol):
     def known_lives(self) -> set[tuple[int, int]]:
         """(partition, incarnation) of everything in the log."""
 
-    def apply_forgets(self) -> int:
-        """Write the files anew that hold events of forgotten users; returns the events removed."""
+    def apply_forgets(self, beat: Callable[[], None] = idle) -> int:
+        """Write the files anew that hold events of forgotten users; returns the events removed.
+
+        beat: called every few seconds, to show that work goes on.
+        """
 
     def release_forgets(self, kept: Mapping[int, tuple[int, int]], before_ms: int) -> int:
         """Drop wishes that were fulfilled and that nothing can undo; returns how many were dropped.
@@ -115,8 +122,8 @@ class SessionLog(Protocol):
         anything. A wish may go if it was made before ``before_ms`` and the broker has none of what it cuts off.
         """
 
-    def upkeep(self, now_ms: int) -> Upkeep:
-        """Merge small files, and remove what is too old or too much."""
+    def upkeep(self, now_ms: int, beat: Callable[[], None] = idle) -> Upkeep:
+        """Merge small files, for a few seconds, and remove what is too old or too much. beat: as above."""
 
     def summary(self) -> LogSummary:
         """From the names and sizes of the files."""
