@@ -55,6 +55,7 @@ _LEASE = "retrainer"
 _TRAINING = [sys.executable, "-m", "services.retrainer.train_job"]
 _TRAINING_SLACK_S = 300.0
 """Beyond twice its budget a training does not take long, it hangs."""
+_LOG_LINGER_MS = 200
 
 
 def _now_ms() -> int:
@@ -165,7 +166,10 @@ class System:
 
     def _build_logger(self) -> SessionLogger:
         settings = self.retrainer
-        member = ConsumerSettings().model_copy(update={"consumer_group": settings.session_log_group})
+        # Each poll asks the broker whether the topic is still the same: the log can wait for fuller ones.
+        member = ConsumerSettings().model_copy(
+            update={"consumer_group": settings.session_log_group, "consumer_linger_ms": _LOG_LINGER_MS}
+        )
         return SessionLogger(
             KafkaInteractionSource(self.kafka, member),
             self._log,
