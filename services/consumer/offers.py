@@ -68,7 +68,8 @@ class OfferBook:
             return
         counts = Trending(self._half_life_s, _POPULAR)
         for part in owned.values():
-            landmark, weights = part.trending.last  # as it was saved a moment ago
+            # As it was saved a moment ago; one just taken over was not.
+            landmark, weights = part.trending.last if part.trending.last[1] else part.trending.snapshot()
             counts.merge(landmark, weights if sums else weights[:_POPULAR], part.trending.total)
         self._popular = {item: place for place, (item, _) in enumerate(counts.top(_POPULAR))}
         if sums:

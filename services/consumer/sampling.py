@@ -56,6 +56,6 @@ class SampleRate:
         return int(min(self.rate, room / max(1, events)) * SAMPLE_ALL)
 
     def scored(self, count: int, seconds: float) -> None:
-        """So many moments took so long."""
+        """So many moments took so long, in time of the processor: where it has to wait, the queue shows it."""
         if count:
             self._cost_s += _SMOOTH * (seconds / count - self._cost_s)
