@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 from services.consumer.advance import Advanced, Moment, Placed, Wanted, advance_states
 from services.consumer.decoding import Decoded, decode_records
@@ -25,6 +28,9 @@ log = logging.getLogger(__name__)
 
 _USERS_IN_MESSAGE = 2000
 """Users named in one state-updates message: at 256 bytes an id it still has half a megabyte."""
+
+_PART_USERS = 1024
+"""While the states of so many users are written, those of the next are read and advanced."""
 
 _WRITE_ATTEMPTS = 50
 """A write is refused only when another's took place, so a few attempts are enough; this many mean a broken store."""
@@ -55,6 +61,21 @@ class Stored:
     repeated: list[Placed] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
 
+    def in_order(self) -> Stored:
+        """By offset, whichever users came first."""
+        self.moments.sort(key=lambda moment: moment.fresh.event.offset)
+        self.choices.sort(key=lambda choice: choice.event.offset)
+        return self
+
+
+class _Advanced(NamedTuple):
+    """A part of a batch on its way to the store."""
+
+    events: list[Placed]
+    outcome: Advanced
+    choices: list[Choice]
+    refused: Future[set[str]]
+
 
 class BatchProcessor:
     """Applies polled records. Doing a batch twice has the effect of doing it once."""
@@ -72,6 +93,7 @@ class BatchProcessor:
         dismiss_s: int = 7 * 86400,
         clock: Callable[[], float] = time.time,
         fold_in: bool = True,
+        part_users: int = _PART_USERS,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -84,6 +106,8 @@ class BatchProcessor:
         self._clock = clock
         self._dismiss_s = dismiss_s
         self._fold_in = fold_in
+        self._part_users = part_users
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._stages = {s: metrics.stage.labels(s) for s in ("decode", "read", "advance", "write", "publish")}
 
     def run(
@@ -113,7 +137,8 @@ class BatchProcessor:
             if not event.dismissed_until:
                 owned[event.partition].trending.add(event.item_id, event.ts)
         if self._fold_in and model is not None:
-            fold(owned, mine, [*stored.choices, *fresh_choices(stored.moments)], model.fingerprint)
+            choices = [*stored.choices, *fresh_choices(stored.moments)]
+            fold(owned, mine, choices, stored.moments, model.fingerprint)
         self._score(Lot(spans, model, offers), stored, decoded)
         self._observe(mine, decoded.events)
 
@@ -147,19 +172,33 @@ class BatchProcessor:
         pending = list(events)
         for _ in range(_WRITE_ATTEMPTS):
             if not pending:
-                return stored
-            users = list(dict.fromkeys(event.user_id for event in pending))
-            states = self._read(users)
-            started = self._lap("read", started)
-            again = redelivered_choices(states, pending, model) if self._fold_in and model is not None else []
-            outcome = advance_states(states, pending, model, self._recent_limit, wanted)
-            started = self._lap("advance", started)
-            refused = self._write(states, outcome, server_id)
-            started = self._lap("write", started)
-            pending = [event for event in pending if event.user_id in refused] if refused else []
-            self._keep(outcome, refused, stored)
-            stored.choices += [choice for choice in again if choice.event.user_id not in refused]
+                return stored.in_order()
+            refused: list[Placed] = []
+            writing: _Advanced | None = None
+            try:
+                for part in _parts(pending, self._part_users):
+                    advanced = self._advance(part, model, wanted, server_id, started)
+                    if writing is not None:
+                        refused += self._keep(writing, stored)
+                    writing, started = advanced, time.perf_counter()
+                if writing is not None:
+                    refused += self._keep(writing, stored)
+            finally:
+                if writing is not None:
+                    wait([writing.refused])  # nothing is on its way to the store when the batch is done again
+            pending = refused
         raise Unavailable(f"the state store refused {len(pending)} writes {_WRITE_ATTEMPTS} times in a row")
+
+    def _advance(
+        self, events: list[Placed], model: InferenceModel | None, wanted: Wanted, server_id: str, started: float
+    ) -> _Advanced:
+        """Read the users' states, advance them, and begin to write them."""
+        states = self._read(list(dict.fromkeys(event.user_id for event in events)))
+        started = self._lap("read", started)
+        again = redelivered_choices(states, events, model) if self._fold_in and model is not None else []
+        outcome = advance_states(states, events, model, self._recent_limit, wanted)
+        self._lap("advance", started)
+        return _Advanced(events, outcome, again, self._writer.submit(self._write, states, outcome, server_id))
 
     def _read(self, users: Sequence[str]) -> dict[str, UserState]:
         states: dict[str, UserState] = {}
@@ -175,14 +214,17 @@ class BatchProcessor:
 
     def _write(self, states: Mapping[str, UserState], outcome: Advanced, server_id: str) -> set[str]:
         """Store the changed states; returns the users whose write was refused."""
+        started = time.perf_counter()
         writes = [StateWrite(user, states[user].token, encode_state(states[user])) for user in outcome.changed]
         done = self._store.write(writes, server_id)
         refused = {write.key for write, stored in zip(writes, done, strict=True) if not stored}
         self._metrics.conflicts.inc(len(refused))
+        self._lap("write", started)
         return refused
 
-    def _keep(self, outcome: Advanced, refused: Set[str], stored: Stored) -> None:
-        """Take and count what is stored now; the events of refused users come again."""
+    def _keep(self, part: _Advanced, stored: Stored) -> list[Placed]:
+        """Take and count what is stored now; returns the events of refused users, to be done again."""
+        outcome, refused = part.outcome, part.refused.result()
 
         def kept(events: list[Placed]) -> list[Placed]:
             return [event for event in events if event.user_id not in refused] if refused else events
@@ -198,6 +240,8 @@ class BatchProcessor:
         events.labels("redelivered").inc(outcome.redelivered)
         events.labels("repeated").inc(len(repeated))
         self._metrics.rebuilt.inc(outcome.rebuilt)
+        stored.choices += [choice for choice in part.choices if choice.event.user_id not in refused]
+        return [event for event in part.events if event.user_id in refused] if refused else []
 
     def _publish(
         self, touched: Mapping[int, Iterable[str]], bad: Sequence[tuple[Record, InvalidEvent]], source_topic: str
@@ -226,3 +270,16 @@ class BatchProcessor:
         for batch in records.values():
             for record in batch[:: max(1, len(batch) // _FRESHNESS_SAMPLES)]:
                 since_arrival.observe(max(0.0, now - record.timestamp / 1000))
+
+
+def _parts(events: Sequence[Placed], users: int) -> Iterator[list[Placed]]:
+    """The events, divided by their users, so many in a part; in each the events keep their order."""
+    by_user: dict[str, list[Placed]] = {}
+    for event in events:
+        by_user.setdefault(event.user_id, []).append(event)
+    if len(by_user) <= users:
+        yield list(events)
+        return
+    each = iter(by_user.values())
+    while part := list(islice(each, users)):
+        yield [event for own in part for event in own]

@@ -78,14 +78,28 @@ def _places(
             yield event, None if same_model else model.known(recent)
 
 
-def fold(owned: Mapping[int, Partition], numbers: Iterable[int], choices: Iterable[Choice], fingerprint: int) -> None:
-    """Add the choices to their partitions' sums, in the order of the log. numbers: the batch's partitions."""
-    by_partition: dict[int, list[Choice]] = {number: [] for number in numbers}
+def fold(
+    owned: Mapping[int, Partition],
+    numbers: Iterable[int],
+    choices: Iterable[Choice],
+    moments: Iterable[Moment],
+    fingerprint: int,
+) -> None:
+    """Add the choices to their partitions' sums, in the order of the log, and let these see the sampled moments.
+
+    numbers: the batch's partitions.
+    """
+    by_partition: dict[int, tuple[list[Choice], list[Choice]]] = {number: ([], []) for number in numbers}
     for choice in choices:
-        by_partition[choice.event.partition].append(choice)
-    for number, chosen in by_partition.items():
+        by_partition[choice.event.partition][0].append(choice)
+    for moment in moments:
+        if moment.sampled and moment.hidden is not None:
+            event = moment.fresh.event
+            by_partition[event.partition][1].append(Choice(event, moment.hidden))
+    for number, (chosen, sampled) in by_partition.items():
         folding = owned[number].folding
         folding.begin(fingerprint)
+        folding.observe([one.hidden for one in sampled], [one.event.ts for one in sampled])
         if chosen:
             chosen.sort(key=lambda choice: choice.event.offset)
             events = [choice.event for choice in chosen]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from services.consumer.partitions import Partition
 from shared.core.progress import Folded
 from shared.core.trending import Trending
-from shared.model.fold_in import Basis, Rows, merged
+from shared.model.fold_in import Bases, Rows, merged
 from shared.model.inference import InferenceModel
 
 _POPULAR = 200
@@ -36,10 +36,11 @@ class Offers(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What the rows are to be made of: sums by partition, and each new item's share of all actions."""
+    """What the rows are to be made of: sums by partition, typical states, each new item's share of all actions."""
 
     fingerprint: int
     folded: list[Folded]
+    typical: list[bytes]
     shares: Mapping[str, float]
 
 
@@ -51,7 +52,7 @@ class OfferBook:
         self._fold_in_min = fold_in_min
         self._fold_in_items = fold_in_items
         self._sums: _Sums | None = None
-        self._basis: tuple[int, Basis] | None = None
+        self._bases: tuple[int, Bases] | None = None
         self._popular: Mapping[str, int] = {}
         self._new: NewRows | None = None
 
@@ -75,8 +76,9 @@ class OfferBook:
         if sums:
             fingerprint = sums[0][0]
             folded = [one for made_by, part in sums if made_by == fingerprint for one in part.snapshot()]
+            typical = [state for made_by, part in sums if made_by == fingerprint for state in part.typical]
             names = list(dict.fromkeys(one.item_id for one in folded))
-            self._sums = _Sums(fingerprint, folded, dict(zip(names, counts.shares(names), strict=True)))
+            self._sums = _Sums(fingerprint, folded, typical, dict(zip(names, counts.shares(names), strict=True)))
 
     def make_rows(self, model: InferenceModel) -> None:
         """Rows from the sums last taken, if they are of this model; called where there is time for it."""
@@ -84,10 +86,11 @@ class OfferBook:
         if sums is None or sums.fingerprint != model.fingerprint:
             return
         candidates = [one for one in merged(sums.folded, self._fold_in_min) if one.item_id not in model.index]
-        if not candidates:
+        if self._bases is None or self._bases[0] != model.fingerprint:
+            self._bases = model.fingerprint, Bases(model)
+        basis = self._bases[1].of(sums.typical) if candidates else None
+        if basis is None:
             return
-        if self._basis is None or self._basis[0] != model.fingerprint:
-            self._basis = model.fingerprint, Basis.of(model)
         best = heapq.nsmallest(self._fold_in_items, candidates, key=lambda c: (-sums.shares[c.item_id], c.item_id))
-        rows = self._basis[1].rows(best, [sums.shares[one.item_id] for one in best])
+        rows = basis.rows(best, [sums.shares[one.item_id] for one in best])
         self._new = NewRows(model.fingerprint, rows, {item: row for row, item in enumerate(rows.items)})

@@ -83,7 +83,7 @@ class Partitions:
                 log.error("stored progress is damaged, the partition is read from its start: %s", error, extra=place)
             else:
                 trending.merge(known.landmark, known.weights, known.total)
-                folding.restore(known.fingerprint, known.folded)
+                folding.restore(known.fingerprint, known.folded, known.typical)
                 progress = self._continue(known, life, first, end, place)
         log.info("partition taken over", extra={**place, "offset": progress.next_offset, "end": end})
         return Partition(
@@ -141,7 +141,7 @@ class Partitions:
         known, folding = part.progress, part.folding
         return Progress(
             known.incarnation, known.generation, part.next_offset, landmark, weights, part.trending.total,
-            folding.fingerprint, folding.snapshot(),
+            folding.fingerprint, folding.snapshot(), folding.typical,
         )  # fmt: skip
 
     def save(self) -> dict[int, int]:

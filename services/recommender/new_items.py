@@ -8,7 +8,6 @@ from second to second, and what is answered is the exact ranking of both togethe
 from __future__ import annotations
 
 import heapq
-import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -93,11 +92,13 @@ class Folding:
 
     def _rows(self, serving: Serving, progresses: Sequence[Progress], counts: Trending) -> NewItems:
         model = serving.model
-        ours = (progress.folded for progress in progresses if progress.fingerprint == model.fingerprint)
-        candidates = [c for c in merged(itertools.chain(*ours), self._minimum) if c.item_id not in model.index]
+        ours = [progress for progress in progresses if progress.fingerprint == model.fingerprint]
+        found = merged((folded for progress in ours for folded in progress.folded), self._minimum)
+        candidates = [c for c in found if c.item_id not in model.index]
+        basis = serving.bases.of(state for progress in ours for state in progress.typical) if candidates else None
+        if basis is None or not self._keep:
+            return NO_NEW_ITEMS
         names = [c.item_id for c in candidates]
         shares = dict(zip(names, counts.shares(names), strict=True))
         best = heapq.nsmallest(self._keep, candidates, key=lambda c: (-shares[c.item_id], c.item_id))
-        if not best:
-            return NO_NEW_ITEMS
-        return NewItems.of(serving.basis.rows(best, [shares[c.item_id] for c in best]))
+        return NewItems.of(basis.rows(best, [shares[c.item_id] for c in best]))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from functools import cached_property
 
 import msgspec
 
 from services.recommender.new_items import NO_NEW_ITEMS, NewItems
 from services.recommender.popular import Popular
-from shared.model.fold_in import Basis
+from shared.model.fold_in import Bases
 from shared.model.inference import InferenceModel
 from shared.model.scorer import Scorer
 
@@ -29,12 +28,8 @@ class Serving:
         self.loaded_at = int(time.time() * 1000)
         self.new_items: NewItems = NO_NEW_ITEMS
         """Ranked beside the catalogue; replaced whole, about once a second while they change."""
+        self.bases = Bases(model)
         self._filled: tuple[Popular, Popular] | None = None
-
-    @cached_property
-    def basis(self) -> Basis:
-        """What new items' rows are made with: half a second of work, for the thread that first needs it."""
-        return Basis.of(self.model)
 
     def known(self, items: Iterable[str], new_items: NewItems) -> list[int]:
         """Indexes of those items that can be ranked; new ones count from the end of the catalogue."""

@@ -6,13 +6,15 @@ plain arrays over the log's item numbers.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import torch
 
 from services.retrainer.adapt_score import Catalogue
 from services.retrainer.adapt_states import Live
 from services.retrainer.adapt_stream import Ints, Stream
-from shared.model.fold_in import Basis, Candidate
+from shared.model.fold_in import TYPICAL, TYPICAL_EVERY_MS, Bases, Candidate
 from shared.model.inference import InferenceModel
 
 _RESCALE = 500.0
@@ -57,7 +59,9 @@ class FoldedItems:
     def swap(self, model: Live) -> None:
         """Begin anew: sums are of one model's states."""
         items = len(self._chosen)
-        self._model, self._basis = model, _basis_of(model)
+        self._model, self._bases = model, _bases_of(model)
+        self._typical: deque[bytes] = deque(maxlen=4 * TYPICAL)  # as of four partitions
+        self._typical_ms = 0
         self._total = np.zeros((items, model.width))
         self._chosen[:] = 0
         self._states[:] = 0
@@ -70,6 +74,7 @@ class FoldedItems:
         """Count the events [begin, end). before (end - begin, D): the states that chose."""
         items = self._stream.items[begin:end]
         self.shares.add(items, self._stream.ts[begin:end])
+        self._keep_typical(begin, end, before)
         new = items >= self._model.items
         if not new.any():
             return
@@ -78,6 +83,14 @@ class FoldedItems:
         np.add.at(self._chosen, items, 1)
         np.add.at(self._states, items[known], 1)
         np.add.at(self._total, items[known], states[known])
+
+    def _keep_typical(self, begin: int, end: int, before: torch.Tensor) -> None:
+        """A few of the states before any events, four in a second of the log at most."""
+        for at in range(begin, end):
+            ts = int(self._stream.ts[at])
+            if ts - self._typical_ms >= TYPICAL_EVERY_MS // 4 and (state := before[at - begin]).any():
+                self._typical.append(state.half().numpy().tobytes())
+                self._typical_ms = ts
 
     def catalogue(self, seen: int) -> Catalogue:
         """What is ranked now, given that ``seen`` items have appeared."""
@@ -98,12 +111,15 @@ class FoldedItems:
             Candidate(str(item), int(chosen), int(count), mean)
             for item, chosen, count, mean in zip(ready, self._chosen[ready], counts, means, strict=True)
         ]
-        rows = self._basis.rows(candidates, self.shares.of(ready).tolist())
+        basis = self._bases.of(self._typical)
+        if basis is None:
+            return
+        rows = basis.rows(candidates, self.shares.of(ready).tolist())
         at = torch.from_numpy(ready.astype(np.int64))
         self._embedding[at] = torch.from_numpy(rows.embedding)
         self._bias[at] = torch.from_numpy(rows.bias)
 
 
-def _basis_of(model: Live) -> Basis:
+def _bases_of(model: Live) -> Bases:
     names = [str(number) for number in range(model.items)]
-    return Basis.of(InferenceModel("adapt", 0, names, model.weights))
+    return Bases(InferenceModel("adapt", 0, names, model.weights))

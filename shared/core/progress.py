@@ -36,8 +36,8 @@ class Progress(msgspec.Struct, array_like=True):
     """incarnation: the name of the topic's life; generation: how often its offsets began anew within that name.
 
     total: decayed weight of all events, where ``weights`` holds only the most popular items; 0: not known.
-    fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. Values stored before these existed
-    are read as if they were empty.
+    fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. typical: such states of users who did
+    anything, a few recent ones. Values stored before these existed are read as if they were empty.
     """
 
     incarnation: str
@@ -48,6 +48,7 @@ class Progress(msgspec.Struct, array_like=True):
     total: float = 0.0
     fingerprint: int = 0
     folded: list[Folded] = []
+    typical: list[bytes] = []
 
     def incarnation_id(self) -> int:
         """32 bits that stand for this life of the partition in users' states."""

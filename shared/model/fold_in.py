@@ -11,12 +11,14 @@ choosers who are like everyone. The bias is then the one at which the softmax ov
 typical states, gives the item the share of all actions that it has now. So nothing has to be trained, and new items
 stand among old ones on the same scale.
 
-What is typical is asked of the model: states of sessions that it dreams up itself. So every process that holds the
-model makes the same rows from the same sums.
+What is typical is learnt along with the sums: a few recent states of users who did anything at all. A trial with
+states of sessions that the model dreams up itself instead was worse than nothing for items that it knows: real states
+lie elsewhere.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -30,15 +32,20 @@ UNIT = 1 << 12
 """Sums count in steps of 1/4096: integers, so they are the same in whatever order and parts they are added."""
 
 PRIOR = 4.0
-"""Imagined choosers with the mean state; see CHANGELOG for how it was chosen."""
+"""Imagined choosers with the mean state."""
 
 RIDGE = 0.1
-"""Share of the mean variance added to each: directions in which typical states hardly differ tell nothing."""
+"""Of the states' mean square, added to each variance: directions in which they hardly differ tell nothing."""
 
-DREAMS = 256
-"""Sessions dreamt up to learn what states are typical."""
-DREAM_STEPS = 4
-_DREAMT_AT_ONCE = 16
+LEAD = 1.0
+"""Added to each bias: a new item's share has risen since the events that it is counted from, mostly."""
+
+TYPICAL = 64
+"""States kept to tell what is typical, in each partition: 16 KB at width 128."""
+TYPICAL_EVERY_MS = 1000
+"""From one of them to the next, by the time of the events, once there are so many: they span a minute and more."""
+
+_AT_ONCE = 16
 """Rows of scores held at once: 3 MB for 50,000 items; others get their turn in between."""
 
 _MOST = 1 << 18
@@ -65,6 +72,8 @@ class FoldIn:
         self._keep = keep
         self._half_life_ms = half_life_s * 1000.0
         self._entries: dict[str, _Entry] = {}
+        self._typical: deque[bytes] = deque(maxlen=TYPICAL)
+        self._typical_ms = 0
         self.fingerprint = 0
         """Of the model that made the states; 0: none yet."""
 
@@ -76,6 +85,21 @@ class FoldIn:
         if fingerprint != self.fingerprint:
             self.fingerprint = fingerprint
             self._entries = {}
+            self._typical.clear()
+            self._typical_ms = 0
+
+    def observe(self, hidden: Sequence[Hidden], ts: Sequence[int]) -> None:
+        """States before any events, evenly sampled: hidden (D,) float16 and time (ms) of each. Some are kept."""
+        for state, at in zip(hidden, ts, strict=True):
+            due = len(self._typical) < TYPICAL or not 0 <= at - self._typical_ms < TYPICAL_EVERY_MS
+            if due and self._keep and state.any():
+                self._typical.append(state.tobytes())
+                self._typical_ms = at
+
+    @property
+    def typical(self) -> list[bytes]:
+        """The states kept by ``observe``: (D,) float16 each."""
+        return list(self._typical)
 
     def add(self, item_ids: Sequence[str], hidden: Hidden, ts: Sequence[int]) -> None:
         """Count events in order. hidden: (n, D) float16, the states before; zeros for users without one. ts: ms."""
@@ -113,9 +137,10 @@ class FoldIn:
             for item_id, e in self._entries.items()
         ]
 
-    def restore(self, fingerprint: int, held: Iterable[Folded]) -> None:
-        """Take over a snapshot of sums made with this model."""
+    def restore(self, fingerprint: int, held: Iterable[Folded], typical: Iterable[bytes] = ()) -> None:
+        """Take over a snapshot of sums made with this model, and its typical states."""
         self.begin(fingerprint)
+        self._typical.extend(typical)
         for folded in held:
             total = _sums(folded)
             entry = self._entries[folded.item_id] = _Entry(len(total))
@@ -159,24 +184,15 @@ class Rows(NamedTuple):
 
 
 class Basis:
-    """What typical states are for one model: made once, when it is loaded.
-
-    states: (S, D) float32; log_norm: (S,) float64, log of the softmax' denominator over the catalogue.
-    """
+    """What typical states are. states: (S, D); log_norm: (S,), log of the softmax' denominator over the catalogue."""
 
     def __init__(self, states: np.ndarray, log_norm: np.ndarray) -> None:
         self._states = states.astype(np.float64)
         self._log_norm = log_norm.astype(np.float64)
         self.mean = self._states.mean(axis=0)
         covariance = np.cov(self._states, rowvar=False, bias=True).reshape(len(self.mean), len(self.mean))
-        ridge = RIDGE * max(float(np.trace(covariance)) / len(self.mean), 1e-9)
+        ridge = RIDGE * max(float(np.mean(self._states**2)), 1e-9)
         self._precision = np.linalg.inv(covariance + ridge * np.eye(len(self.mean)))
-
-    @classmethod
-    def of(cls, model: InferenceModel, seed: int = 1) -> Basis:
-        """From the states of sessions that the model dreams up: each next item is drawn from what it predicts."""
-        hidden = dream(model, DREAMS, DREAM_STEPS, seed)
-        return cls(hidden, log_norms(model, hidden))
 
     def rows(self, candidates: Sequence[Candidate], shares: Sequence[float]) -> Rows:
         """Rows of the candidates. shares: of all actions now, those on each; above 0."""
@@ -185,7 +201,7 @@ class Basis:
             return Rows((), np.zeros((0, len(self.mean)), np.float32), np.zeros(0, np.float32))
         apart = np.stack([(c.mean - self.mean) * (c.states / (c.states + PRIOR)) for c in candidates])  # (N, D)
         embedding = apart @ self._precision
-        return Rows(items, embedding.astype(np.float32), self.bias(embedding, shares).astype(np.float32))
+        return Rows(items, embedding.astype(np.float32), (self.bias(embedding, shares) + LEAD).astype(np.float32))
 
     def bias(self, embedding: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         """(N,) at which each item's probability, averaged over typical states, is its share. embedding: (N, D)."""
@@ -195,35 +211,31 @@ class Basis:
         return np.asarray(np.log(np.asarray(shares)) - average)
 
 
-def dream(model: InferenceModel, sessions: int, steps: int, seed: int) -> np.ndarray:
-    """(sessions * steps, D) float32: states after 1 to ``steps`` items, each drawn from the model's prediction."""
-    rng = np.random.default_rng(seed)
-    hidden = model.start(sessions)
-    found = []
-    for _ in range(steps):
-        drawn: list[int] = []
-        for at in range(0, sessions, _DREAMT_AT_ONCE):
-            part = hidden[at : at + _DREAMT_AT_ONCE]
-            reached = _scores(model, part).softmax(1).cumsum(1).numpy()  # (R, I)
-            marks = rng.random(len(part)) * reached[:, -1]
-            drawn += [
-                min(int(np.searchsorted(row, mark)), len(row) - 1) for row, mark in zip(reached, marks, strict=True)
-            ]
-        hidden = model.advance(hidden, [[item] for item in drawn])
-        found.append(hidden.astype(np.float32))
-    return np.concatenate(found)
+class Bases:
+    """Makes the basis of one model anew as typical states come and go; only new ones are scored."""
+
+    def __init__(self, model: InferenceModel) -> None:
+        self._model = model
+        self._norms: dict[bytes, float] = {}
+
+    def of(self, typical: Iterable[bytes]) -> Basis | None:
+        """From these states, (D,) float16 each; None where there are none."""
+        width = self._model.width
+        held = [state for state in typical if len(state) == 2 * width]
+        if not held:
+            return None
+        states = np.frombuffer(b"".join(held), np.float16).reshape(-1, width)
+        new = [row for row, state in enumerate(held) if state not in self._norms]
+        known = {state: self._norms[state] for state in held if state in self._norms}
+        self._norms = known | dict(zip([held[row] for row in new], log_norms(self._model, states[new]), strict=True))
+        return Basis(states, np.array([self._norms[state] for state in held]))
 
 
-def log_norms(model: InferenceModel, hidden: np.ndarray) -> np.ndarray:
-    """(S,) log of the sum over the catalogue of exp(score). hidden: (S, D)."""
-    parts = [
-        torch.logsumexp(_scores(model, hidden[at : at + _DREAMT_AT_ONCE]), 1).numpy()
-        for at in range(0, len(hidden), _DREAMT_AT_ONCE)
-    ]
-    return np.concatenate(parts)
-
-
-def _scores(model: InferenceModel, hidden: np.ndarray) -> torch.Tensor:
+def log_norms(model: InferenceModel, hidden: np.ndarray) -> list[float]:
+    """Log of the sum over the catalogue of exp(score), for each state. hidden: (S, D)."""
+    found: list[float] = []
     with torch.inference_mode():
-        states = torch.from_numpy(hidden.astype(np.float32))
-        return torch.addmm(model.bias, states, model.embedding.T)
+        for at in range(0, len(hidden), _AT_ONCE):
+            states = torch.from_numpy(hidden[at : at + _AT_ONCE].astype(np.float32))
+            found += torch.addmm(model.bias, states, model.embedding.T).logsumexp(1).tolist()
+    return found

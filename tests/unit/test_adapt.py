@@ -204,7 +204,7 @@ def test_folding_in_finds_new_items_without_training():
     rules = ReplayRules(begin, slice_ms=300_000)
     found = replay(stream, first_model(stream, begin, learning()), Never(), learning(), rules).summary()
     assert found["recall20_without_fold_in"] < 0.7  # three items of ten are unknown
-    assert found["recall20"] > 0.8
+    assert found["recall20"] > 0.75
     assert found["mrr20"] > found["mrr20_without_fold_in"] + 0.1
 
 

@@ -15,7 +15,7 @@ from shared.core.progress import Folded, Progress, decode_progress, encode_progr
 from shared.model.config import ModelConfig, TrainConfig
 from shared.model.dataset import Sessions
 from shared.model.fit import fit
-from shared.model.fold_in import Basis, FoldIn, merged
+from shared.model.fold_in import LEAD, TYPICAL, Bases, Basis, FoldIn, merged
 from shared.model.inference import InferenceModel
 
 GROUPS, PER_GROUP, NEW = 6, 10, 2
@@ -71,6 +71,18 @@ def choices_of_new(model: InferenceModel, seed: int) -> list[tuple[str, np.ndarr
     return found
 
 
+def basis_of(model: InferenceModel) -> Basis:
+    """From states before any events, as a consumer sees them."""
+    folding = FoldIn(10, 1.0)
+    for n, session in enumerate(sessions(np.random.default_rng(9), 2 * TYPICAL, PER_GROUP - NEW)):
+        known = model.known([f"{g}-{i}" for g, i in session[: 1 + n % 5]])
+        folding.observe(model.advance(model.start(1), [known]), [1000 * n])
+    assert len(folding.typical) == TYPICAL
+    basis = Bases(model).of(folding.typical)
+    assert basis is not None
+    return basis
+
+
 def folded_in(model: InferenceModel, seed: int) -> FoldIn:
     fold = FoldIn(100, 3600.0)
     for name, hidden, ts in choices_of_new(model, seed):
@@ -82,7 +94,7 @@ def test_new_items_are_hit_more_often_and_more_than_their_popularity_explains(tr
     candidates = merged(folded_in(trained, 2).snapshot(), 3)
     assert [c.item_id for c in candidates] == [f"{g}-{i}" for g, i in new_items()]
     shares = np.full(len(candidates), 1 / (GROUPS * PER_GROUP))
-    basis = Basis.of(trained)
+    basis = basis_of(trained)
     rows = basis.rows(candidates, shares)
     none = np.zeros_like(rows.embedding)
     with_states = hits(trained, (rows.embedding, rows.bias), 3)
@@ -94,18 +106,18 @@ def test_new_items_are_hit_more_often_and_more_than_their_popularity_explains(tr
 def test_the_bias_gives_an_item_its_share_of_actions(trained):
     candidates = merged(folded_in(trained, 2).snapshot(), 3)
     shares = np.linspace(0.001, 0.05, len(candidates))
-    rows = Basis.of(trained).rows(candidates, shares)
+    rows = basis_of(trained).rows(candidates, shares)
     states = np.concatenate([h[None] for _, h, _ in choices_of_new(trained, 5)]).astype(np.float32)
     known = states @ trained.embedding.numpy().T + trained.bias.numpy()
     norm = np.log(np.exp(known).sum(1, keepdims=True))
-    given_share = np.exp(states @ rows.embedding.T + rows.bias - norm).mean(0)
+    given_share = np.exp(states @ rows.embedding.T + rows.bias - LEAD - norm).mean(0)
     assert np.all(np.abs(np.log(given_share / shares)) < 1.2)
 
 
 def test_rows_are_the_same_wherever_they_are_made(trained):
     candidates = merged(folded_in(trained, 2).snapshot(), 3)
     shares = [0.01] * len(candidates)
-    one, other = (Basis.of(trained).rows(candidates, shares) for _ in range(2))
+    one, other = (basis_of(trained).rows(candidates, shares) for _ in range(2))
     assert one.embedding.tobytes() == other.embedding.tobytes()
     assert one.bias.tobytes() == other.bias.tobytes()
 
@@ -118,14 +130,43 @@ def test_items_chosen_too_seldom_wait(trained):
     assert a.mean.tolist() == [0.5] * 16
 
 
+def test_no_typical_states_make_no_basis_and_known_ones_no_new_work(trained):
+    bases = Bases(trained)
+    states = [row.tobytes() for row in np.random.default_rng(0).uniform(-1, 1, (40, 16)).astype(np.float16)]
+    assert bases.of([]) is None
+    bases.of(states[:30])
+    again, afresh = bases.of(states[10:]), Bases(trained).of(states[10:])
+    assert again is not None
+    assert afresh is not None
+    assert again.mean.tolist() == afresh.mean.tolist()
+    one = np.ones((1, 16))
+    assert again.bias(one, [0.1]) == pytest.approx(afresh.bias(one, [0.1]), abs=1e-5)
+    assert bases.of([b"of another width"]) is None
+
+
+def test_typical_states_are_spaced_in_time_bounded_and_stored():
+    fold = FoldIn(4, 1.0)
+    fold.begin(1)
+    states = np.arange(1, 2001, dtype=np.float16).reshape(-1, 1)
+    fold.observe(states, range(0, 200 * 2000, 200))  # at once until there are 64, then one of five
+    assert [np.frombuffer(s, np.float16)[0] for s in fold.typical] == [1684.0 + 5 * n for n in range(TYPICAL)]
+    other = FoldIn(4, 1.0)
+    other.restore(1, fold.snapshot(), fold.typical)
+    assert other.typical == fold.typical
+    other.observe(np.zeros((1, 1), np.float16), [10**9])
+    assert other.typical == fold.typical
+    other.begin(2)
+    assert other.typical == []
+
+
 def test_an_item_without_any_state_is_ranked_by_its_share_alone(trained):
-    rows = Basis.of(trained).rows(merged([Folded("a", 9, 0, 1, bytes(64))], 3), [0.01])
+    rows = basis_of(trained).rows(merged([Folded("a", 9, 0, 1, bytes(64))], 3), [0.01])
     assert not rows.embedding.any()
     assert np.isfinite(rows.bias).all()
 
 
 def test_no_candidates_no_rows(trained):
-    assert Basis.of(trained).rows([], []).embedding.shape == (0, 16)
+    assert basis_of(trained).rows([], []).embedding.shape == (0, 16)
 
 
 events = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(-2048, 2048), st.integers(0, 9_000)), max_size=60)
