@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 from shared.model.config import TrainConfig
-from shared.model.dataset import Sessions
+from shared.model.dataset import Sessions, windows
 from shared.model.dismissals import Ints
 from shared.model.evaluate import event_ranks, metrics_of
 from shared.model.group import ALONE, Group
-from shared.model.network import Weights
+from shared.model.network import Network, Weights
 from shared.model.train import Progress, Trainer, TrainerState
 
+TYPICAL_PAIRS = 2048
+"""Hidden states of which the mean length is taken."""
 BEST = "best."
 """Prefix of the best epoch's weights in a TrainerState."""
 
@@ -68,7 +72,25 @@ def fit(
                 best = trainer.network.weights()
         if on_epoch and trainer.spent < 1:  # an epoch cut short is none to go on from
             on_epoch(_state(trainer, history, best))
-    return Fitted(best or trainer.network.weights(), trainer.epoch, loss, history, trainer.spent >= 1)
+    weights = _published(best or trainer.network.weights(), sessions, trainer.config.scale)
+    return Fitted(weights, trainer.epoch, loss, history, trainer.spent >= 1)
+
+
+def _published(weights: Weights, sessions: Sessions, scale: float) -> Weights:
+    """Trained by cosines: with embeddings so long that a softmax over the products is about that of training.
+
+    The order of scores is the same, but whoever compares them with a logarithm of popularity (fold_in) needs this.
+    """
+    if not scale:
+        return weights
+    network = Network.from_weights(weights)
+    window = next(windows(sessions, TYPICAL_PAIRS, 32), None)
+    if window is not None:
+        with torch.inference_mode():
+            outputs, _ = network.gru(network.embedding[torch.from_numpy(window.inputs)])
+            length = outputs[torch.from_numpy(window.valid)].norm(dim=1).mean().item()
+        network.for_products(scale / max(length, 1e-3))
+    return network.weights()
 
 
 def _mrr(trainer: Trainer, validation: Sessions, asked: Ints | None) -> float:

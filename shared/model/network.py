@@ -1,6 +1,9 @@
 """The network: one GRU layer over item embeddings, which also score the items (tied), plus a bias per item.
 
 x_t = E[item_t]    h_t = GRU(x_t, h_{t-1}), h_0 = 0    score_t = E h_t + b
+
+Trained by cosines (TrainConfig.scale), all rows of E have the same length and b is zero: then the order of the scores
+is that of the cosines, whatever the length of h_t, and a ranking needs to know nothing of how the model was trained.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from shared.core.errors import ModelDamaged
 
@@ -48,6 +52,29 @@ class Network:
             self.bias.copy_(weights["item_bias"])
             for name in GRU_NAMES:
                 getattr(self.gru, name).copy_(weights[f"gru.{name}"])
+
+    def to_unit(self, rows: torch.Tensor) -> None:
+        """Bring these embeddings to length one. rows (R,): distinct indexes."""
+        self.embedding.index_copy_(0, rows, functional.normalize(self.embedding.index_select(0, rows), dim=1))
+
+    @property
+    def _input_weights(self) -> torch.Tensor:
+        weights: torch.Tensor = getattr(self.gru, GRU_NAMES[0])
+        return weights
+
+    def for_cosines(self) -> None:
+        """Get ready to be trained by cosines: undoes ``for_products``; another kind of model is changed by it."""
+        length = self.embedding.norm(dim=1).median() if len(self.embedding) else 1.0
+        with torch.no_grad():
+            self._input_weights.mul_(length)  # hidden states stay what they were
+        self.embedding = functional.normalize(self.embedding, dim=1)
+        self.bias.zero_()
+
+    def for_products(self, length: float) -> None:
+        """Give all embeddings this length, without a change to hidden states or to the order of scores."""
+        self.embedding.mul_(length)
+        with torch.no_grad():
+            self._input_weights.div_(length)
 
     def weights(self) -> Weights:
         """A copy, as published."""

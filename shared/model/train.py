@@ -64,6 +64,8 @@ class Trainer:
         self.network = (
             Network.from_weights(start) if start is not None else Network(items, config.model.width, generator)
         )
+        if config.scale:
+            self.network.for_cosines()
         self._updates = Updates(config, self.network, sessions, group, self._rate)
         self._gru, self._dense = self._updates.gru, self._updates.dense
         self._embedding, self._bias = self._updates.embedding, self._updates.bias

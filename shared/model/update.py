@@ -66,7 +66,7 @@ class Updates:
         scored = max(len(among.items), int(rejected.max(initial=-1)) + 1)  # rows that need a bias
         rows_t = torch.from_numpy(rows)
         embedding = network.embedding[rows_t].requires_grad_()  # (R, D)
-        bias = network.bias[rows_t[:scored]].requires_grad_()  # (S,)
+        bias = network.bias[rows_t[:scored]].requires_grad_(not config.scale)  # (S,)
 
         padded = np.zeros(window.inputs.size, np.int64)
         padded[at] = inputs
@@ -131,6 +131,8 @@ class Updates:
         flat = at[mine] // lanes * chosen.shape[1] + at[mine] % lanes // size
         states = outputs.view(-1, self.network.width).index_select(0, torch.from_numpy(flat))  # (M, D)
         states = drop(states, config.hidden_dropout, dropout, (len(at), self.network.width), mine)
+        if config.scale:
+            states = config.scale * functional.normalize(states, dim=1)
         among = replace(among, targets=among.targets[mine])
         candidates = len(among.items)
         loss = softmax_loss(states, embedding[:candidates], bias[:candidates], among, bf16=self._bf16)
@@ -149,8 +151,11 @@ class Updates:
     ) -> float:
         """Add up all processes' gradients, clip them by their common norm, then step. Returns the loss of all."""
         assert embedding.grad is not None
-        assert bias.grad is not None
-        gradients = [embedding.grad, bias.grad, *(p.grad for p in self.gru if p.grad is not None)]
+        if self.config.scale:  # what would only change a row's length
+            along = (embedding.grad * embedding.detach()).sum(1, keepdim=True)
+            embedding.grad.sub_(along * embedding.detach())
+        tables = [embedding.grad] if bias.grad is None else [embedding.grad, bias.grad]
+        gradients = [*tables, *(p.grad for p in self.gru if p.grad is not None)]
         loss, self.spent = self._summed(gradients, loss, spent)
         norm = torch.stack([g.norm() for g in gradients]).norm().item()
         if norm > self.config.clip_norm:
@@ -161,7 +166,10 @@ class Updates:
             group["lr"] = rate
         self.dense.step()
         self.embedding.step(rows, embedding.grad, rate)
-        self.bias.step(rows[: len(bias)], bias.grad, rate)
+        if bias.grad is not None:
+            self.bias.step(rows[: len(bias)], bias.grad, rate)
+        if self.config.scale:
+            self.network.to_unit(rows)
         return loss
 
     def _summed(self, gradients: list[torch.Tensor], loss: float, spent: float) -> tuple[float, float]:

@@ -103,7 +103,7 @@ def test_training_pushes_down_what_was_dismissed_there_and_only_there() -> None:
     data = replace(DATA, dismissals=Dismissals(every, np.full(len(every), 3, np.int32)))
     for config in (replace(SMALL, negatives=0), replace(SMALL, negatives=2)):
         plain, taught = (scores_after_0(fit(config, sessions, 6).weights) for sessions in (DATA, data))
-        assert abs(plain[3] - (plain[1] + plain[2]) / 2) < 0.5
+        assert abs(plain[3] - (plain[1] + plain[2]) / 2) < 0.75
         assert taught[3] < min(taught[1], taught[2]) - 0.7
         assert taught[3] > taught[5]  # it is chosen there, too: what never is stays below
         assert scores_after_0(fit(replace(config, dismiss_weight=0.0), data, 6).weights) == plain

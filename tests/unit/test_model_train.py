@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from shared.core.errors import ModelDamaged, SettingsInvalid
 from shared.model.config import ModelConfig, TrainConfig
@@ -87,26 +88,65 @@ def test_carried_state_equals_the_unrolled_session() -> None:
     assert short.loss == pytest.approx(whole.loss, abs=1e-5)
 
 
-def test_the_gradient_is_that_of_the_whole_session() -> None:
-    """Within a window it flows back through every step: equal to plain autograd over each session alone."""
+@pytest.mark.parametrize("scale", [0.0, 14.0])
+def test_the_gradient_is_that_of_the_whole_session(scale: float) -> None:
+    """Within a window it flows back through every step: equal to plain autograd over each session alone. By cosines,
+    rows divided by their length have the gradient of rows that are kept at length one."""
     sessions = walks(6, seed=3)
     data = sessions_of(*sessions)
     config = replace(SMALL, negatives=0, epochs=1, batch_events=10_000, truncate=1000, clip_norm=1e9, matmul="fp32")
-    trainer = Trainer(config, data, 40)
+    trainer = Trainer(replace(config, scale=scale), data, 40)
     before = Network.from_weights(trainer.network.weights())
     table, bias = before.embedding.requires_grad_(), before.bias.requires_grad_()
+    rows = functional.normalize(table, dim=1) if scale else table
     losses = []
     for session in (s for s in sessions if len(s) > 1):
         items = torch.tensor(session)
-        states, _ = before.gru(table[items[:-1]])
-        losses.append(torch.nn.functional.cross_entropy(states @ table.T + bias, items[1:], reduction="sum"))
+        states, _ = before.gru(rows[items[:-1]])
+        scores = scale * functional.normalize(states, dim=1) @ rows.T if scale else states @ rows.T + bias
+        losses.append(functional.cross_entropy(scores, items[1:], reduction="sum"))
     (torch.stack(losses).sum() / data.pairs).backward()
     seen: dict[str, torch.Tensor] = {}
     trainer._embedding.step = lambda rows, gradient, rate: seen.update(embedding=gradient)  # type: ignore[method-assign]
     trainer.run()
-    torch.testing.assert_close(seen["embedding"], table.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(seen["embedding"], table.grad, rtol=1e-4, atol=1e-5)
     for ours, plain in zip(trainer.network.gru.parameters(), before.gru.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_by_cosines_embeddings_have_one_length_and_no_bias() -> None:
+    sessions = sessions_of(*walks(30))
+    plain = fit(replace(SMALL, scale=0.0), sessions, 40).weights
+    assert plain["item_bias"].any()
+    for start in (None, plain):  # also where training goes on from a model of the other kind
+        weights = fit(SMALL, sessions, 40, start=start).weights
+        lengths = weights["item_embedding"].norm(dim=1)
+        assert lengths.max() - lengths.min() < 1e-4
+        assert not weights["item_bias"].any()
+        states, _ = Network.from_weights(weights).gru(weights["item_embedding"][torch.arange(40)[None]])
+        assert 0.5 < lengths.mean() * states.norm(dim=2).mean() / SMALL.scale < 2  # products like training's scores
+
+
+def test_training_goes_on_from_what_was_published() -> None:
+    """Bringing embeddings to another length and back changes no ranking and no state."""
+    sessions = sessions_of(*walks(30))
+    weights = fit(SMALL, sessions, 40).weights
+    network = Trainer(replace(SMALL, scale=14.0), sessions, 40, weights).network
+    items = torch.arange(40)[None]
+    states, _ = network.gru(network.embedding[items])
+    published, _ = Network.from_weights(weights).gru(weights["item_embedding"][items])
+    torch.testing.assert_close(states, published)
+    assert network.embedding.norm(dim=1).sub(1).abs().max() < 1e-5
+
+
+def test_by_cosines_an_item_is_no_better_placed_for_being_frequent() -> None:
+    """After item 0, item 1 comes as often as item 2, but item 1 is also in many sessions of its own."""
+    sessions = sessions_of(*[[0, 1], [0, 2]] * 40, *[[3, 1]] * 400)
+    config = replace(TrainConfig(ModelConfig(16)), epochs=40, batch_events=64, negatives=0)
+    weights = fit(config, sessions, 4).weights
+    states, _ = Network.from_weights(weights).gru(weights["item_embedding"][:1])
+    scores = (states[-1] @ weights["item_embedding"].T).tolist()
+    assert min(scores[1], scores[2]) > max(scores[0], scores[3])
 
 
 def test_it_learns_what_comes_next() -> None:
