@@ -1,8 +1,8 @@
 """make keyboard: a text streamed as typing through the real services, which suggest the next word.
 
 Items are words, a user is somebody who types one document. Before each word the keyboard asks for three suggestions; if
-the word is among them they are accepted, else each is dismissed for about as long as a word takes. Models are trained
-on what was typed so far and swapped in while the typing goes on. Drawn: the share of accepted suggestions over time.
+the word is among them they are accepted, else each is dismissed for about as long as a word takes. The retrainer learns
+from what was typed so far, and better models are swapped in meanwhile. Drawn: the share of accepted suggestions.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except DriftwoodError as error:
             print(f"keyboard: {error}", file=sys.stderr)
             return _BAD_INPUT
-        rules = KeyboardRules(args.words, args.rate, args.writers, args.first_training, seed=args.seed)
+        rules = _rules(args)
         keyboard = Keyboard(documents, rules, folder, lines.show)
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, lambda *_: keyboard.stop.set())
         keyboard.run()
-        result = result_of(keyboard.board, len(keyboard.trained), time.monotonic() - began)
+        result = result_of(keyboard.board, len(keyboard.gates), time.monotonic() - began)
         result["png"] = str(draw_board(args.png, f"{args.text.name}: typing with suggestions", keyboard.board))
         code = 0
     except Stopped:
@@ -90,6 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _rules(args: argparse.Namespace) -> KeyboardRules:
+    first = args.first_training or max(2, args.writers + args.writers // 4)
+    return KeyboardRules(args.words, args.rate, args.writers, first, args.max_age, args.seed)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="keyboard", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--text", type=Path, required=True, help="a text file, UTF-8; paragraphs are documents")
@@ -97,7 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--words", type=int, default=40_000, help="typed at most (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=200.0, help="words a second (default: %(default)s)")
     parser.add_argument("--writers", type=int, default=200, help="who type at a time (default: %(default)s)")
-    parser.add_argument("--first-training", type=int, default=4000, help="words before it (default: %(default)s)")
+    parser.add_argument(
+        "--first-training", type=int, help="documents begun before it (default: 1.25 times the writers)"
+    )
+    parser.add_argument(
+        "--max-age", type=float, default=45.0, help="seconds until a model is trained anew (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     return parser
 

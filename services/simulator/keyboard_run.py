@@ -1,50 +1,66 @@
-"""The keyboard scenario from start to end: the real services, people who type, trainings while they do."""
+"""The keyboard scenario from start to end: the real services, retrainer included, and people who type."""
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from services.simulator.demo.client import RankingClient
-from services.simulator.demo.processes import DemoFailed, Stack, Training
-from services.simulator.keyboard_board import BUCKET, Board
-from services.simulator.keyboard_typing import WORD, Desk, SharedPublisher, Typing
+from services.simulator.demo.processes import DemoFailed, Stack
+from services.simulator.keyboard_board import BUCKET, Board, Tally
+from services.simulator.keyboard_typing import Desk, SharedPublisher, Typing
 from shared.adapters.chart import Line, Panel, draw
 from shared.adapters.embedded import recognise
 from shared.adapters.kafka import KafkaPublisher
 from shared.adapters.settings import KafkaSettings
+from shared.core.errors import Unavailable
 
 THREADS = 4
 """Of typing: each waits for an answer before the next word."""
-DISMISS_S = 1
-"""A suggestion that was not taken is off the keyboard for about as long as a word takes to type. Nobody says that the
-word is bad for ever, only that it does not come next."""
 _TICK_S = 0.2
+_LOOK_S = 2.0
+_FIRST_MODEL_S = 300.0
+_WITHOUT_MODEL = 0.4
+"""Share of the words that may be typed before the first model: then everyone pauses until it is there."""
 _NOT_PASSED_ON = ("MODEL_URI", "SESSION_LOG_URI", "STACK_DIR", "HTTP_API_KEYS")
-_TRAIN_FLAGS = ("--width", "64", "--sequence", "user", "--final", "tune")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyboardRules:
-    """How much is typed and how fast."""
+    """How much is typed and how fast, and when the services learn."""
 
     words: int
     rate: float
     """Words a second, all writers together"""
     writers: int
     first_training: int
-    """Words after which the first model is trained; the next comes when there are ``growth`` times as many"""
-    growth: float = 1.8
+    """Documents begun before the first model is trained"""
+    max_age_s: float
+    """An older model is trained anew on what was typed: a text drifts too little for alarms to do it"""
     seed: int = 1
+
+    def environment(self) -> dict[str, str]:
+        """The services' settings for a stream that takes minutes and not months; the user's own go before these.
+
+        A suggestion that was not taken is off the keyboard for a second, about as long as a word takes to type: nobody
+        says that the word is bad for ever, only that it does not come next.
+        """
+        return {
+            "DISMISS_S": "1",
+            "SESSION_LOG_FLUSH_S": "2",
+            "TRAIN_MIN_SESSIONS": str(self.first_training),
+            "TRAIN_WIDTH": "64",
+            "TRAIN_SEED": str(self.seed),
+            "MODEL_MAX_AGE_S": str(self.max_age_s),
+            "DRIFT_COOLDOWN_S": str(self.max_age_s / 2),
+        }
 
 
 class Stopped(Exception):
@@ -58,29 +74,34 @@ class Keyboard:
         self, documents: list[list[str]], rules: KeyboardRules, folder: Path, show: Callable[[str, bool], None]
     ) -> None:
         """show: a line for people; True: one of progress, that the next may replace."""
-        self._rules, self._folder, self._show = rules, folder, show
+        self._rules, self._show = rules, show
         self.board = Board()
         self.stop = threading.Event()
         self._desk = Desk(documents, f"writer-{secrets.token_hex(3)}", rules.words)
-        self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-        self._environment |= {"STACK_DIR": str(folder / "stack"), "MODEL_URI": str(folder / "models")}
-        self._environment.setdefault("DISMISS_S", str(DISMISS_S))
+        self._most = min(rules.words, sum(len(document) for document in documents))
+        passed_on = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+        self._environment = {**rules.environment(), **passed_on, "STACK_DIR": str(folder / "stack")}
         self._stack: Stack | None = None
         self._publisher: KafkaPublisher | None = None
-        self._training: Training | None = None
         self._threads: list[Typing] = []
-        self._train_at = rules.first_training
-        self.trained: list[dict[str, Any]] = []
+        self._models: RankingClient | None = None
+        self._look_at = 0.0
+        self._paused_at: float | None = None
+        self._noted: set[str] = set()
+        self.gates: list[dict[str, Any]] = []
+        """What was decided on each version that the retrainer trained"""
 
     def run(self) -> None:
         """Returns when all is typed. Raises DemoFailed, Stopped, Unavailable."""
         self._start()
         while any(thread.is_alive() for thread in self._threads):
             self._check()
-            self._train()
+            self._pause_without_model()
+            self._look()
             self._progress()
             self.stop.wait(_TICK_S)
         self._check()
+        self._look()
 
     def close(self) -> None:
         """Leaves no process behind."""
@@ -88,8 +109,8 @@ class Keyboard:
             thread.halt.set()
         for thread in self._threads:
             thread.join(10.0)
-        if self._training is not None:
-            self._training.stop()
+        if self._models is not None:
+            self._models.close()
         if self._publisher is not None:
             self._publisher.close()
         if self._stack is not None:
@@ -102,6 +123,7 @@ class Keyboard:
         kafka = recognise(KafkaSettings(kafka_bootstrap_servers=ready["kafka"]))
         self._publisher = KafkaPublisher(kafka)
         publish = SharedPublisher(self._publisher, kafka.topic_interactions)
+        self._models = RankingClient(ready["http"])
         self._show(f"the system is up: {ready['http']}; {rules.writers} writers begin to type", False)
         for number in range(THREADS):
             writers, rate = -(-rules.writers // THREADS), rules.rate / THREADS
@@ -121,29 +143,40 @@ class Keyboard:
         if self.board.failure is not None:
             raise DemoFailed(f"typing broke: {self.board.failure}") from self.board.failure
 
-    def _train(self) -> None:
-        """Train on all that was typed when there is enough more of it; the typing goes on meanwhile."""
-        if self._training is None:
-            if len(self._desk.collected) >= self._train_at:
-                self._begin_training()
-            return
-        result = self._training.result()
-        if result is not None:
-            self._show(
-                f"version {result['version']}: trained on {result['trained_events']:,} words in "
-                f"{time.monotonic() - self._training.began:.0f} s",
-                False,
-            )
-            self.trained.append(result)
-            self._training = None
+    def _pause_without_model(self) -> None:
+        """On a slow machine everything could be typed before there is anything to see."""
+        champion = any(gate["decision"] == "promoted" for gate in self.gates)
+        if self._paused_at is None:
+            if not champion and self.board.total.words >= _WITHOUT_MODEL * self._most:
+                self._paused_at = time.monotonic()
+                self._show("the writers wait for the first model", False)
+                for thread in self._threads:
+                    thread.go.clear()
+        elif champion or time.monotonic() - self._paused_at > _FIRST_MODEL_S:
+            for thread in self._threads:
+                thread.go.set()
+            self._paused_at = float("inf")
 
-    def _begin_training(self) -> None:
-        collected = self._desk.collected[:]
-        self._train_at = math.ceil(len(collected) * self._rules.growth)
-        data = self._folder / "typed.parquet"
-        typed_log(collected).write_parquet(data)
-        flags = [*_TRAIN_FLAGS, "--seed", str(self._rules.seed), "--checkpoints", str(self._folder / "checkpoints")]
-        self._training = Training(str(data), self._environment["MODEL_URI"], flags, self._environment)
+    def _look(self) -> None:
+        """Tell what the retrainer has noted since the last look."""
+        assert self._models is not None
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_S
+        try:
+            events = json.loads(self._models.raw("/v1/models"))["events"]
+        except Unavailable:
+            self.board.unanswered += 1
+            return
+        for note in reversed(events):
+            key = json.dumps(note, sort_keys=True)
+            if key in self._noted:
+                continue
+            self._noted.add(key)
+            if note["kind"] == "gate":
+                self.gates.append(note["details"])
+            if note["kind"] in ("gate", "alarm", "rollback"):
+                self._show(told(note["kind"], note["details"]), False)
 
     def _progress(self) -> None:
         board, recent = self.board, self.board.recent()
@@ -152,11 +185,13 @@ class Keyboard:
         self._show(f"{text}; three commonest words {recent.common_share:.1%}; model {model}", True)
 
 
-def typed_log(collected: list[tuple[str, str, int]]) -> pl.DataFrame:
-    """In the columns of a Driftwood log."""
-    users, words, times = zip(*collected, strict=True)
-    columns: Mapping[str, Any] = {"session_id": users, "user_id": users, "item_id": words, "timestamp_ms": times}
-    return pl.DataFrame(columns).with_columns(pl.lit(WORD).alias("event_type"))
+def told(kind: str, details: dict[str, Any]) -> str:
+    """A note of the retrainer for people."""
+    if kind == "gate":
+        return f"version {details.get('version')}: {details.get('decision')} by the gate"
+    if kind == "alarm":
+        return f"alarm: accepted in 20 {details['before']:.1%} before, {details['after']:.1%} now"
+    return f"rolled back: version {details.get('version')}"
 
 
 def result_of(board: Board, trained: int, seconds: float) -> dict[str, Any]:
@@ -180,7 +215,7 @@ def draw_board(path: Path, title: str, board: Board) -> Path:
     """The share of accepted suggestions over the words typed. Raises SettingsInvalid, OSError."""
     full = [n for n, tally in enumerate(board.buckets) if tally.words >= BUCKET / 2]
     x = [float((n + 0.5) * BUCKET) for n in full]
-    smooth = [sum(board.buckets[max(0, n - 2) : n + 1], type(board.total)()) for n in full]
+    smooth = [sum(board.buckets[max(0, n - 2) : n + 1], Tally()) for n in full]
     lines = [
         Line("suggested by Driftwood", x, [tally.share for tally in smooth]),
         Line("the three commonest words so far", x, [tally.common_share for tally in smooth], dashed=True),

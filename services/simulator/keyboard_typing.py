@@ -20,6 +20,7 @@ WORD, DISMISS = "word", "dismiss"
 _FLUSH_S = 30.0
 _CONFIRM_S = 1.0
 _FORGIVEN_S = 1.0
+_PAUSE_S = 0.2
 _FAILURES = (DriftwoodError, OSError, ValueError, KeyError, http.client.HTTPException)
 
 
@@ -44,14 +45,12 @@ class Writer:
 
 
 class Desk:
-    """Documents to be typed, so many at a time, handed to the threads. ``collected`` is all that was typed, in order:
-    (user, word, ms)."""
+    """Documents to be typed, so many at a time, handed to the threads."""
 
     def __init__(self, documents: Iterable[list[str]], run: str, most_words: int) -> None:
         self._documents = iter(enumerate(documents))
         self._run, self._left = run, most_words
         self._lock = threading.Lock()
-        self.collected: list[tuple[str, str, int]] = []
 
     def writer(self) -> Writer | None:
         """Somebody with the next document; None when all are taken, or enough words are."""
@@ -70,6 +69,9 @@ class Typing(threading.Thread):
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.halt = threading.Event()
+        self.go = threading.Event()
+        """Cleared: everyone pauses"""
+        self.go.set()
         self._desk, self._client, self._publish, self._board = desk, client, publish, board
         self._rate, self._count = rate, writers
 
@@ -88,6 +90,8 @@ class Typing(threading.Thread):
         writers = deque(writer for writer in found if writer is not None)
         due = time.monotonic()
         while writers and not self.halt.is_set():
+            if not self.go.wait(_PAUSE_S):
+                continue
             writer = writers.popleft()
             word = writer.next()
             if word is None:
@@ -111,7 +115,6 @@ class Typing(threading.Thread):
         if shown is not None:
             self._board.typed(word, word in shown.words, shown.model)
         self._publish(events_of(user_id, word, shown, now))
-        self._desk.collected.append((user_id, word, now))
 
 
 def suggested(body: bytes) -> Suggested:

@@ -6,7 +6,7 @@ import pytest
 
 from services.simulator import keyboard
 from services.simulator.keyboard_board import BUCKET, Board
-from services.simulator.keyboard_run import result_of, typed_log
+from services.simulator.keyboard_run import result_of
 from services.simulator.keyboard_text import MOST_WORDS, documents_of
 from services.simulator.keyboard_typing import Desk, Suggested, events_of
 
@@ -55,12 +55,6 @@ def test_the_board_counts_by_time_by_model_and_beside_the_commonest_words():
     result = result_of(board, trained=1, seconds=1.0)
     assert (result["first_tenth"], result["last_tenth"], result["accepted"]) == (0.0, 1.0, 0.5)
     assert result["by_model"]["v1"] == {"words": BUCKET, "accepted": 1.0}
-
-
-def test_the_typed_words_are_a_log_that_training_reads():
-    table = typed_log([("u-1", "the", 1), ("u-2", "a", 2)])
-    assert table["item_id"].to_list() == ["the", "a"]
-    assert set(table.columns) == {"session_id", "user_id", "item_id", "timestamp_ms", "event_type"}
 
 
 def test_a_text_that_is_not_there_is_told_in_one_line(tmp_path, capsys):
