@@ -113,7 +113,7 @@ class EngagementSettings(_Settings):
     engagement_max_per_s: float = Field(
         500.0, ge=0, description="events scored in a second, at most; the rest is sampled"
     )
-    engagement_cpu_share: float = Field(0.05, gt=0, le=1, description="of one core, at most, for scoring")
+    engagement_cpu_share: float = Field(0.03, gt=0, le=1, description="of one core, at most, for scoring")
 
 
 class RecommenderSettings(_Settings):
@@ -182,7 +182,7 @@ class TrainSettings(_Settings):
     train_memory_mb: int = Field(2048, ge=0, description="the window shrinks to fit; 0: no limit")
     train_dir: str = Field("./training", description="checkpoints, gone when the training has ended")
     train_width: int = Field(0, ge=0, le=4096, description="hidden units; 0: the champion's, 128 for the first model")
-    train_epochs: int = Field(0, ge=0, description="at most; 0: 3 from a champion on, for the first model by its log")
+    train_epochs: int = Field(0, ge=0, description="at most; 0: 5 from a champion on, for the first model by its log")
     train_seed: int = Field(1, ge=0)
     train_threads: int = Field(1, ge=1, description="of torch; more are slower on a busy machine")
     train_since_ms: int = Field(0, ge=0, description="when taste began to change; the gate asks about later events")
