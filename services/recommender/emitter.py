@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +33,11 @@ _SEND_USERS = 32
 _SEND_REST = 3
 """While HTTP requests come, a pause of so many times as long follows. In one go, the rankings of a backlog kept 1,000
 requests a second waiting for 260 ms (p99)."""
+
+_OVERTAKEN_S = 15.0
+"""The consumer may have a new model so long before us: who was ranked by the old one meanwhile is ranked again."""
+
+_OVERTAKEN_USERS = 100_000
 
 _FLUSH_S = 30.0
 _TOMBSTONE = "tombstone"
@@ -90,6 +95,9 @@ class Emitter:
         self._clock = clock
         self._reader: UpdateReader | None = None
         self._publisher: Publisher | None = None
+        self._version: str | None = None
+        self._ranked: deque[tuple[float, str]] = deque(maxlen=_OVERTAKEN_USERS)
+        self._again: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="emitter", daemon=True)
         self.problem: str | None = None
@@ -134,18 +142,38 @@ class Emitter:
         if self._reader is None:
             self._reader = self._make_reader()
         records, users = self._gather(self._reader)
-        if not records:
+        self._look_at_model()
+        for user in self._again[:_ROUND_USERS]:
+            users.setdefault(user, 0)
+        if not records and not users:
             return 0
         try:
             self._emit(self._publisher, users)
-            self._reader.commit(records)
+            if records:
+                self._reader.commit(records)
         except BaseException:
             self._reader.rewind(records)
             publisher, self._publisher = self._publisher, None
             with contextlib.suppress(DriftwoodError):
                 publisher.close()
             raise
+        self._again = self._again[_ROUND_USERS:]
+        now = time.monotonic()
+        self._ranked.extend((now, user) for user in users)
         return len(users)
+
+    def _look_at_model(self) -> None:
+        """After a change of model, note whom the model before ranked last: the consumer may have had the new one.
+
+        Its sweep leaves out states that are the new model's already, as those of users who have just acted are.
+        """
+        serving = self._ranker.serving
+        version = serving.model.version if serving is not None else None
+        if version != self._version:
+            since = time.monotonic() - _OVERTAKEN_S
+            self._again = list(dict.fromkeys([*self._again, *(user for at, user in self._ranked if at > since)]))
+            self._ranked.clear()
+            self._version = version
 
     def _gather(self, reader: UpdateReader) -> tuple[list[Record], dict[str, int]]:
         """Updates of one linger time: their records, and user -> when the oldest change was written (ms)."""
@@ -176,7 +204,7 @@ class Emitter:
     def _emit(self, publisher: Publisher, users: Mapping[str, int]) -> None:
         """Rank and send, a few users at a time: while some are sent, the next are ranked."""
         queries = [Query(user, self._options.k) for user in users]
-        parts = [queries[at : at + _SEND_USERS] for at in range(0, len(queries), _SEND_USERS)]
+        parts = [queries[at : at + _SEND_USERS] for at in range(0, len(queries), _SEND_USERS)] or [[]]
         sent: Counter[str] = Counter()
         ranked = self._ranker.ask_later(parts[0])
         for following in [*parts[1:], []]:

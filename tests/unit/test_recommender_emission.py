@@ -140,3 +140,37 @@ def test_a_large_round_and_requests_are_answered_side_by_side(twin):
     outcomes = bundle.result(timeout=20)
     assert [outcome.user_id for outcome in outcomes if isinstance(outcome, Answer)] == users
     assert {response.status_code for response in responses} == {200}
+
+
+def test_a_message_that_is_no_update_is_passed_over(twin):
+    twin.broker.append("state-updates", b"0", b"garbage", partition=0)
+    assert twin.emitter.round() == 0
+    twin.act("u", "item-1")
+    tell(twin, "u")
+    assert twin.emitter.round() == 1
+    assert twin.broker.committed["g", "state-updates", 0] == 2
+
+
+def test_who_was_ranked_by_the_old_model_a_moment_before_a_swap_is_ranked_again(twin):
+    for user in ("u", "v"):
+        twin.act(user, "item-1")
+        tell(twin, user)
+    twin.emitter.round()
+    assert twin.emitter.round() == 0
+    twin.publish(7)
+    assert twin.emitter.round() == 2
+    assert {ranking["model_version"] for ranking in published(twin).values()} == {"2"}
+    assert twin.emitter.round() == 0
+
+
+def test_ranking_again_after_a_swap_outlives_a_failure(twin):
+    twin.act("u", "item-1")
+    tell(twin, "u")
+    twin.emitter.round()
+    twin.publish(7)
+    twin.store.available = False
+    with pytest.raises(Unavailable):
+        twin.emitter.round()
+    twin.store.available = True
+    assert twin.emitter.round() == 1
+    assert published(twin)["u"]["model_version"] == "2"
