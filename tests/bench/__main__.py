@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
-from tests.bench import bench_consumer, bench_freshness, bench_http, bench_training
+from tests.bench import bench_consumer, bench_freshness, bench_http, bench_swaps, bench_training
 from tests.bench.world import bench_world, say
 
-NAMES = ("consumer", "freshness", "http", "training")
+NAMES = ("consumer", "freshness", "http", "swaps", "training")
 
 
 def main() -> None:
@@ -29,6 +30,9 @@ def main() -> None:
     if "http" in chosen:
         results["http"] = http = bench_http.run(options.quick)
         _say_http(http)
+    if "swaps" in chosen:
+        results["swaps"] = swaps = bench_swaps.run(options.quick)
+        _say_swaps(swaps)
     if "training" in chosen:
         results["training"] = bench_training.run(options.quick)
     print(json.dumps(results))
@@ -45,6 +49,16 @@ def _say_http(http: dict[str, object]) -> None:
         )
     if "serenade" in http:
         say(f"http, ratio to serenade on the same machine in the same run: {http['ratio_to_serenade']}")
+
+
+def _say_swaps(swaps: dict[str, Any]) -> None:
+    during, between = swaps["during"], swaps["between"]
+    say(
+        f"swaps: {swaps['swaps']} under load; {swaps['failed_requests']} of {swaps['answers']} requests failed (must "
+        f"be 0); in use after {swaps['swap_s_median']} s, at most {swaps['swap_s_max']} s (wanted 5); p50 "
+        f"{during['p50_ms']:.1f} p99 {during['p99_ms']:.1f} ms during swaps, {between['p50_ms']:.1f} and "
+        f"{between['p99_ms']:.1f} ms between them"
+    )
 
 
 if __name__ == "__main__":

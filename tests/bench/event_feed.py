@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, required=True, help="u0, u1, …")
     parser.add_argument("--items", type=int, required=True, help="i0, i1, …")
+    parser.add_argument("--first-item", type=int, default=0, help="number of the first of these")
     parser.add_argument("--rate", type=float, default=0, help="events a second; 0: as fast as possible")
     parser.add_argument("--count", type=int, default=1 << 60)
     options = parser.parse_args()
@@ -28,7 +29,7 @@ def main() -> None:
     for n in range(options.count):
         # Without a rate, users in turn: all have a state when it is done.
         user = f"u{rng.randrange(options.users) if options.rate else n % options.users}"
-        item = f"i{rng.randrange(options.items)}"
+        item = f"i{options.first_item + rng.randrange(options.items)}"
         event = {"user_id": user, "item_id": item, "event_type": "view", "ts": int(time.time() * 1000)}
         publisher.send(kafka.topic_interactions, user.encode(), json.dumps(event).encode())
         if options.rate and (ahead := began + n / options.rate - time.time()) > 0:

@@ -75,6 +75,8 @@ class Load:
         self._running = False
         self._sent = 0
         self.latencies: list[float] = []
+        self.dues: list[float] = []
+        """When each of these requests was due, by time.perf_counter()."""
         self.errors = 0
 
     def idle(self, connection: Connection) -> None:
@@ -89,6 +91,7 @@ class Load:
     def answered(self, connection: Connection | None, due: float, ok: bool) -> None:
         if ok:
             self.latencies.append(time.perf_counter() - due)
+            self.dues.append(due)
         else:
             self.errors += 1
         if connection is not None:
@@ -150,12 +153,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000, help="requests a second; 0: closed loop")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--record", type=Path, help="file for (due, latency) of each answer, seconds, .npy")
     options = parser.parse_args()
     host, _, port = options.address.rpartition(":")
     head = f" HTTP/1.1\r\nHost: {options.address}\r\n\r\n"
     requests = [f"GET {path}{head}".encode() for path in options.paths.read_text().split()]
     load = Load(requests, options.rate, options.seconds)
     report = uvloop.run(load.run(host, int(port), options.connections))
+    if options.record:
+        np.save(options.record, np.array([load.dues, load.latencies]).T)
     sys.stdout.write(json.dumps(report) + "\n")
 
 
