@@ -26,7 +26,7 @@ _FAILED_MOST_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class TrainingRules:
-    """The settings. max_age_s: 0: never for its age; cooldown_s: before another where one brought no first model."""
+    """The settings. max_age_s: 0: never for its age; cooldown_s: after a training, before the alarm repeats."""
 
     auto: bool = True
     max_age_s: float = 7 * 86400.0
@@ -79,6 +79,8 @@ class Schedule:
             if reason:
                 memory.due = Due(reason, self._now_ms())
                 changed = True
+        if self._trainer.running:  # what it will bring is to be seen before the alarm repeats
+            memory.monitor.quiet(self._now_ms(), self._rules.cooldown_s)
         self._metrics.training.set(self._trainer.running)
         return changed
 

@@ -75,6 +75,21 @@ def test_a_lost_gate_changes_nothing_until_the_alarm_repeats(world: World):
     assert [alarm["repeat"] for alarm in world.details("alarm")] == [0, 1]
 
 
+def test_the_alarm_does_not_repeat_while_it_is_trained_on(world: World):
+    world.engage("1", 0.2, 300)
+    for _ in range(10):
+        world.seconds += 100
+        world.engage("1", 0.2, 50)
+    world.trainer.end(published=None, promoted=False)
+    world.step(2)
+    world.seconds += 200
+    world.engage("1", 0.2, 50)
+    assert len(world.details("alarm")) == 1
+    world.seconds += 101
+    world.engage("1", 0.2, 50)
+    assert len(world.details("alarm")) == 2
+
+
 def test_a_training_that_breaks_is_tried_again_after_a_pause_that_grows(world: World):
     world.engage("1", 0.2, 300)
     for pause_s, failures in ((30, 1), (60, 2)):
