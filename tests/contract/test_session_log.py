@@ -204,6 +204,16 @@ def test_merging_changes_no_event_and_makes_one_file(make_log):
     assert log.missing(0, LIFE, 0, 50) == [(44, None)]
 
 
+def test_what_was_merged_goes_even_where_it_began_in_another_file(make_log):
+    log = make_log()
+    log.append(batch(0, 10))
+    log.append(batch(5, 15, at=NOW_MS + DAY_MS))  # its second half counts
+    log.append(batch(15, 20, at=NOW_MS + DAY_MS))
+    log.upkeep(NOW_MS + 2 * DAY_MS)
+    assert log.summary().files == 2
+    assert items(log) == list(range(20))
+
+
 def test_files_of_today_wait_until_they_are_many(make_log):
     log = make_log()
     for n in range(15):
@@ -221,7 +231,9 @@ def test_forgetting_rewrites_only_what_it_must(make_log):
     log.append(batch(0, 4, "b", partition=1))
     before = files(log)
     log.forget(Forgotten("a", NOW_MS, [Cut(0, LIFE, 9), Cut(1, LIFE, 9)]))
-    assert log.apply_forgets() == 2
+    beats: list[int] = []
+    assert log.apply_forgets(lambda: beats.append(1)) == 2
+    assert len(beats) == 3
     after = files(log)
     assert len(set(before) - set(after)) == 1
     assert not any(b'"a"' in content or b"\x01a" in content for path, content in after.items() if path[:3] == "dt=")
