@@ -124,7 +124,7 @@ class Story:
         self.member = self.world.member()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(happenings, min_size=4, max_size=25), st.sampled_from([0.0, 1e9]), st.integers(1, 7))
 def test_each_event_is_logged_once_and_forgotten_ones_are_gone(story, flush_s, flush_events):
     told = Story(flush_s, flush_events)
