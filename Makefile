@@ -24,7 +24,7 @@ PIP := $(PY) -m pip install --constraint deploy/constraints.txt
 WITH_MAKE := exec $(PY) -I -S services/stack/child.py SIGTERM 0 $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint stack replay train evaluate adapt keyboard bench setup redis
+.PHONY: help demo test lint stack replay train evaluate ablation adapt keyboard bench setup redis
 
 help:
 	@echo 'Driftwood: next-item recommendations that follow the last action'
@@ -39,11 +39,13 @@ help:
 	@echo '                              train from a log and publish the model'
 	@echo '  make evaluate TRAIN=log TEST=log'
 	@echo '                              Recall@20 and MRR@20 over the whole catalogue'
+	@echo '  make ablation TRAIN=log [TEST=log]'
+	@echo '                              the same with one part of training changed at a time'
 	@echo '  make adapt DATA=log         learning policies compared: never, every day, on drift, every hour; drawn'
 	@echo '  make keyboard TEXT=file     the text streamed as typing, the next word suggested; drawn'
 	@echo '  make bench                  benchmarks, each against its ceiling in the same run'
 	@echo
-	@echo 'ARGS="--help" shows the flags of replay, train, evaluate, adapt, keyboard. The first command sets up .venv.'
+	@echo 'ARGS="--help" shows the flags of replay, train, evaluate, ablation, adapt, keyboard. The first command sets up .venv.'
 
 setup: $(READY)
 
@@ -70,6 +72,9 @@ train: need-DATA $(READY)
 
 evaluate: need-TRAIN need-TEST $(READY)
 	@exec $(PY) -m services.retrainer.evaluate_cli $(if $(TRAIN),--train '$(TRAIN)') $(if $(TEST),--test '$(TEST)') $(ARGS)
+
+ablation: need-TRAIN $(READY)
+	@exec $(PY) -m services.retrainer.ablation_cli $(if $(TRAIN),--train '$(TRAIN)') $(if $(TEST),--test '$(TEST)') $(ARGS)
 
 adapt: need-DATA $(READY)
 	@exec $(PY) -m services.retrainer.adapt_cli $(if $(DATA),--data '$(DATA)') $(ARGS)
