@@ -123,7 +123,7 @@ class Training:
         self, champion: Champion | None, bounds: Bounds, changed_at: int
     ) -> tuple[Material, Contest, str] | TooLittle:
         settings = self._settings
-        of_champion = champion.weights["item_embedding"].shape[1] if champion else 0
+        of_champion = champion.width if champion else 0
         width = settings.train_width or of_champion or ModelConfig().width
         material = read_material(
             self._log,

@@ -12,7 +12,7 @@ import torch
 from services.retrainer.budget import EVENT_BYTES, MODEL_COPIES, MemoryBudget, TimeBudget
 from services.retrainer.progress import ProgressReport
 from services.retrainer.training import Training
-from services.retrainer.training_window import rows_to_ask
+from services.retrainer.training_window import _worth_reading, rows_to_ask
 from shared.adapters.checkpoints import Checkpoints
 from shared.adapters.memory_registry import MemoryModelRegistry
 from shared.adapters.memory_session_log import MemorySessionLog
@@ -186,8 +186,8 @@ def test_the_time_budget_ends_training_within_an_epoch(settings: TrainSettings) 
     assert told is not None
     assert told["out_of_time"]
     epoch = 1 + told["epochs"]
-    cut_short = [p for p in report.trained if p.epochs > 2 and p.epoch == epoch]  # the newest are learnt in 2 epochs
-    assert 60 < len([p for p in report.trained if p.epochs > 2]) < 66
+    cut_short = [p for p in report.trained if p.epochs > 3 and p.epoch == epoch]  # the newest are learnt in 3 epochs
+    assert 60 < len([p for p in report.trained if p.epochs > 3]) < 66
     assert cut_short[-1].events < epoch * cut_short[-1].total_events / cut_short[-1].epochs
     assert told["total_s"] <= 110
     assert told["gate"]["challenger"]["recall20"] > told["gate"]["popularity"]["recall20"]
@@ -219,6 +219,21 @@ def test_time_is_shared_out() -> None:
 )
 def test_how_many_events_are_asked(total: int, learnt: int, most: int, expected: int) -> None:
     assert rows_to_ask(np.arange(1, total + 1), learnt, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("total", "learnt", "changed", "expected"),
+    [
+        (200_000, 190_000, 0, 50_000),
+        (200_000, 100_000, 0, 100_000),
+        (200_000, 190_000, 199_000, 20_000),
+        (200_000, 190_000, 192_000, 32_000),
+        (200_000, 100_000, 110_000, 100_000),
+        (200_000, 0, 0, 200_000),
+    ],
+)
+def test_how_much_a_champion_learns_on_from(total: int, learnt: int, changed: int, expected: int) -> None:
+    assert _worth_reading(np.arange(1, total + 1), learnt, changed) == expected
 
 
 class Killed(BaseException):
