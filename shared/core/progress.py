@@ -1,5 +1,4 @@
-"""How far the consumer has come in one partition, what was popular there, and what is known of new items: one value,
-so that all of it moves together.
+"""How far the consumer has come in one partition, what was popular there and who chose new items: one value.
 
 Stored in Redis beside the states and written after them, it is what a consumer starts from: a Redis that came back
 without its last writes has lost those of the progress too, and the log is read again from there.
