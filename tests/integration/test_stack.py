@@ -101,7 +101,7 @@ def test_sigterm_stops_all(tmp_path: Path):
     with StackProcess(tmp_path) as stack:
         stack.ready()
         started = children(stack.process.pid)
-        assert len(started) == 4
+        assert len(started) == 5
         stack.process.send_signal(signal.SIGTERM)
         assert stack.wait() == 0
         assert not [pid for pid in started if lives(pid)]
