@@ -74,7 +74,7 @@ class Member:
         engagement = Engagement(SampleRate(1e9, 1.0), "engagement", metrics, OfferBook(3600.0))
         self.batches = BatchProcessor(
             store, self.publisher, model, EventRules(), Topics("state-updates", "dlq"), 32, metrics,
-            engagement, 3600, lambda: NOW_MS / 1000 + 60,
+            engagement, 3600, lambda: NOW_MS / 1000 + 60, part_users=2,
         )  # fmt: skip
         self.service = ConsumerService(
             self.source, self.partitions, self.batches, self.publisher, metrics, max_batch, commit_s
