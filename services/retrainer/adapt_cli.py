@@ -2,7 +2,8 @@
 
 Four policies begin with the same model: never train again; train every fixed span; train when engagement drifts; and
 an oracle that trains every hour. Each later training is the services' own: warm from the last model, its catalogue
-grown, on the newest events.
+grown, on the newest events. When drift is found and which new items are folded in is told by the services' settings
+(DRIFT_..., FOLD_IN_..., RECENT_ITEMS, TRENDING_HALF_LIFE_S).
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from services.retrainer.adapt_run import NAMES, Comparison, compare
 from services.retrainer.adapt_stream import Stream, stream_of
 from services.retrainer.cli import add_log_flags, add_train_flags, config_of, finish, read
 from services.retrainer.recipe import advancing
-from shared.adapters.settings import EventSettings
+from shared.adapters.settings import ConsumerSettings, DriftSettings, EventSettings
 from shared.core.drift import DriftRules
 from shared.core.errors import SettingsInvalid
 
 WIDTH = 64
 """Half of the services' default: the order of the policies is the same, and the comparison takes half the time."""
 FIRST_EPOCHS = 5
+TUNE_EPOCHS = 2
+TUNE_RATE = 1.0
+"""Share of the first model's learning rate, as in the retrainer's own trainings."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,16 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=float, default=24.0, metavar="HOURS", help="of the log, for the first model")
     parser.add_argument("--every", type=float, default=24.0, metavar="HOURS", help="the fixed span")
     parser.add_argument("--window", type=int, default=20_000, help="newest events that a training reads")
-    parser.add_argument("--tune-epochs", type=int, default=2, help="epochs of each training but the first")
+    parser.add_argument("--tune-epochs", type=int, default=TUNE_EPOCHS, help="epochs of each training but the first")
     parser.add_argument("--slice", type=float, default=120.0, metavar="S", help="of the log, tested together")
-    parser.add_argument("--fold-min", type=int, default=5, help="choices after which a new item is ranked")
-    parser.add_argument("--fold-items", type=int, default=2000, help="new items ranked at once")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="policies side by side")
-    drift = DriftRules()
-    parser.add_argument("--drift-min-events", type=int, default=drift.least_events)
-    parser.add_argument("--drift-cooldown", type=float, default=drift.cooldown_s, metavar="S")
-    parser.add_argument("--drift-delta", type=float, default=drift.delta)
-    parser.add_argument("--drift-least-fall", type=float, default=drift.least_fall)
     add_log_flags(parser, sequence="user")
     add_train_flags(parser)
     return parser
@@ -96,12 +93,30 @@ def _prepare(args: argparse.Namespace, say: Any) -> Comparison:
     begin = int(np.searchsorted(stream.ts, stream.ts[0] + int(args.warmup * HOUR_MS)))
     if not 0 < begin < len(stream) or not stream.tested[begin:].any():
         raise SettingsInvalid(f"--warmup {args.warmup:g}: the log has nothing to test after that")
-    learning = Learning(config, args.window, args.tune_epochs, config.tune_rate)
+    learning = Learning(config, args.window, args.tune_epochs, TUNE_RATE)
     say(f"training the first model on {begin:,} events; {len(stream) - begin:,} remain to be replayed")
     first = first_model(stream, begin, learning)
-    rules = ReplayRules(begin, round(args.slice * 1000), fold_min=args.fold_min, fold_items=args.fold_items)
-    drift = DriftRules(args.drift_min_events, args.drift_cooldown, args.drift_delta, args.drift_least_fall)
-    return Comparison(stream, first, learning, rules, drift, int(args.every * HOUR_MS))
+    return Comparison(stream, first, learning, _rules(begin, args), _drift_rules(), int(args.every * HOUR_MS))
+
+
+def _rules(begin: int, args: argparse.Namespace) -> ReplayRules:
+    """As the services are set."""
+    settings = ConsumerSettings()
+    return ReplayRules(
+        begin,
+        slice_ms=round(args.slice * 1000),
+        recent=settings.recent_items,
+        fold_min=settings.fold_in_min,
+        fold_items=settings.fold_in_items,
+        half_life_s=settings.trending_half_life_s,
+    )
+
+
+def _drift_rules() -> DriftRules:
+    settings = DriftSettings()
+    return DriftRules(
+        settings.drift_min_events, settings.drift_cooldown_s, settings.drift_delta, settings.drift_min_fall
+    )
 
 
 def _result(outcomes: dict[str, Outcome], work: Comparison, png: str, seconds: float) -> dict[str, Any]:

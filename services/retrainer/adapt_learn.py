@@ -9,7 +9,8 @@ from services.retrainer.adapt_stream import Stream
 from shared.core.errors import LogUnreadable
 from shared.model.config import TrainConfig
 from shared.model.fit import fit
-from shared.model.network import Weights, grow
+from shared.model.network import Weights
+from shared.model.warm import warm_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def next_model(stream: Stream, end: int, learning: Learning, champion: Weights) 
     items = int(stream.seen[end - 1])
     config = learning.config
     gentle = replace(config, epochs=learning.epochs, learning_rate=config.learning_rate * learning.rate)
-    start = grow(champion, items - len(champion["item_bias"]), config.seed)
-    weights = fit(gentle, stream.window(end, learning.window), items, start=start).weights
+    newest = stream.window(end, learning.window)
+    start = warm_start(champion, newest, items, config.seed)
+    weights = fit(gentle, newest, items, start=start).weights
     return Made(weights, time.process_time() - began)
