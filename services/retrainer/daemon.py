@@ -23,7 +23,7 @@ from services.retrainer.metrics import RetrainerMetrics
 from services.retrainer.rollback import Promotions
 from services.retrainer.schedule import Schedule
 from shared.core.drift import DriftRules
-from shared.core.errors import DriftwoodError, StateDamaged
+from shared.core.errors import DriftwoodError, ModelDamaged, StateDamaged
 from shared.core.lease_port import Lease
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Retrainer:
         self._dirty = False
         self._looked_at = self._stored_at = float("-inf")
         self._failures = 0
+        self._pointer_problem: str | None = None
         self.turned_at = time.monotonic()
         """When the loop last came round, by time.monotonic()."""
         self.problem: str | None = "starting"
@@ -101,7 +102,7 @@ class Retrainer:
         except DriftwoodError as error:
             self._fail(error)
             return
-        self._failures, self.problem = 0, None
+        self._failures, self.problem = 0, self._pointer_problem
 
     def _turn(self) -> None:
         memory, watch = self._take_over()
@@ -111,16 +112,25 @@ class Retrainer:
             self._looked_at = float("-inf")  # stored first, carried out in the next turn
         elif time.monotonic() - self._looked_at >= self._look_s:
             self._looked_at = time.monotonic()
-            urgent |= self._promotions.look(memory)
-            self._metrics.rate.clear()
-            if memory.champion is not None:
-                self._metrics.rate.labels(memory.champion).set(memory.monitor.track(memory.champion).window().rate)
+            urgent |= self._look(memory)
         urgent |= self._schedule.look(memory)
         if urgent or (self._dirty and time.monotonic() - self._stored_at >= self._store_s):
             if not self._store(memory):
                 return
             watch.commit()
         self._schedule.act(memory)
+
+    def _look(self, memory: Memory) -> bool:
+        """At the version in service; whether the memory changed. A pointer that cannot be read is mended by the next
+        publication, so all else goes on."""
+        try:
+            changed, self._pointer_problem = self._promotions.look(memory), None
+        except ModelDamaged as error:
+            changed, self._pointer_problem = False, str(error)
+        self._metrics.rate.clear()
+        if memory.champion is not None:
+            self._metrics.rate.labels(memory.champion).set(memory.monitor.track(memory.champion).window().rate)
+        return changed
 
     def _store(self, memory: Memory) -> bool:
         """Whether the memory is stored; if not, the lease is another's, and so is everything else."""

@@ -26,7 +26,7 @@ from shared.adapters.model_files import (
     encode_manifest,
     encode_model,
 )
-from shared.adapters.registry_notes import encode_note, name_of, new_note, read_notes
+from shared.adapters.registry_notes import NoteCache, encode_note, name_of, new_note, read_notes
 from shared.adapters.registry_storage import Storage, open_storage
 from shared.core.errors import ModelDamaged, NoSuchVersion
 from shared.core.registry_port import Manifest, Model, Note
@@ -40,6 +40,7 @@ class FileModelRegistry:
     def __init__(self, uri: str, storage: Storage | None = None) -> None:
         self.uri = uri
         self._storage = storage or open_storage(uri)
+        self._notes = NoteCache(self._storage.note)
 
     def publish(
         self,
@@ -108,7 +109,7 @@ class FileModelRegistry:
 
     def notes(self, limit: int | None = None) -> list[Note]:
         """See ModelRegistry.notes."""
-        return read_notes(self._storage.notes(), self._storage.note, limit, f"{self.uri}/notes")
+        return read_notes(self._storage.notes(), self._notes.read, limit, f"{self.uri}/notes")
 
     def _folder(self, version: str) -> str:
         return f"{self.uri}/versions/{version}"

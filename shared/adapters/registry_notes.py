@@ -58,6 +58,29 @@ def encode_note(note: Note) -> bytes:
     return msgspec.json.encode(_File(note.kind, note.at, dict(note.details))) + b"\n"
 
 
+class NoteCache:
+    """Notes never change: what was read once, within the last KEEP, is not asked of the storage again."""
+
+    KEEP = 1000
+
+    def __init__(self, read: Callable[[str], bytes | None]) -> None:
+        self._read = read
+        self._held: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def read(self, name: str) -> bytes | None:
+        """As the storage's."""
+        content = self._held.get(name)
+        if content is None:
+            content = self._read(name)
+            if content is not None:
+                with self._lock:
+                    self._held[name] = content
+                    while len(self._held) > self.KEEP:
+                        del self._held[min(self._held)]
+        return content
+
+
 def read_notes(names: Iterable[str], read: Callable[[str], bytes | None], limit: int | None, place: str) -> list[Note]:
     """The newest first; files of other names are none of ours."""
     found: list[Note] = []

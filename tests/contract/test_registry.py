@@ -252,3 +252,5 @@ def test_notes_are_files_and_a_damaged_one_hides_no_other(stored: Any, caplog: p
     with caplog.at_level(logging.WARNING):
         assert registry.notes(limit=2) == [notes[2], notes[0]]
     assert f"notes/{notes[1].id}.json left out" in caplog.text
+    change(f"notes/{notes[0].id}.json", b"never changed by us, so not read again")
+    assert registry.notes(limit=2) == [notes[2], notes[0]]

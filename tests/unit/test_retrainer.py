@@ -357,6 +357,19 @@ def test_an_unreachable_registry_is_waited_for_and_the_alarm_noted_then(world: W
     assert world.trainer.started == 1
 
 
+def test_a_damaged_pointer_is_told_and_all_else_goes_on(world: World, monkeypatch: pytest.MonkeyPatch):
+    def damaged(self: MemoryModelRegistry):
+        raise ModelDamaged("models/current: names no version")
+
+    monkeypatch.setattr(MemoryModelRegistry, "current", damaged)
+    world.engage("1", 0.2, 300)
+    assert world.retrainer.problem == "models/current: names no version"
+    assert world.trainer.started == 1
+    monkeypatch.undo()
+    world.step()
+    assert world.retrainer.problem is None
+
+
 def test_a_memory_that_cannot_be_read_is_begun_anew(world: World):
     world.leases.value = b"not ours"
     world.start()
