@@ -26,7 +26,7 @@ from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import KafkaSettings
 from shared.core.engagement import encode_engagement, engagement_batch
 from shared.model.network import Network
-from tests.servers import IN_CI, ROOT, redis_server_path, until
+from tests.servers import IN_CI, ROOT, free_port, redis_server_path, until
 from tests.stack_process import StackProcess, children, lives, stack_environment
 
 pytestmark = [
@@ -82,9 +82,9 @@ class Stream(threading.Thread):
 class Scene:
     """The stack as its operator sees it."""
 
-    def __init__(self, stack: StackProcess) -> None:
+    def __init__(self, stack: StackProcess, health: int) -> None:
         ready = stack.ready()
-        self.stack = stack
+        self.stack, self.health = stack, health
         self.registry = FileModelRegistry(str(ready["model_uri"]))
         self.folder = Path(str(ready["model_uri"]))
         kafka = recognise(KafkaSettings(kafka_bootstrap_servers=str(ready["kafka"])))
@@ -146,8 +146,9 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with StackProcess(tmp_path_factory.mktemp("drift"), **SETTINGS) as stack:
-        scene = Scene(stack)
+    port = free_port()
+    with StackProcess(tmp_path_factory.mktemp("drift"), **SETTINGS, RETRAINER_PORT=port) as stack:
+        scene = Scene(stack, port)
         yield scene
         scene.close()
 
@@ -252,3 +253,40 @@ def test_a_corrupted_challenger_is_refused_and_taken_back(scene: Scene):
     assert (ranking["strategy"], ranking["model_version"]) == ("gru", champion)
     until(lambda: scene.registry.current() == champion, 40, "the champion to be back")
     until(lambda: scene.details("rollback")[-1]["version"] == damaged, 10, "the note")
+
+
+def test_another_retrainer_takes_over_from_one_that_hangs(scene: Scene, tmp_path: Path):
+    """The first is stopped, not killed: when it wakes, it finds the lease taken, and leaves the work to the other."""
+    first, port = scene.retrainer(), free_port()
+    ready, folder = scene.stack.ready(), scene.stack.folder
+    environment = stack_environment(
+        **{**SETTINGS, "LOG_FORMAT": "text", "KAFKA_BOOTSTRAP_SERVERS": ready["kafka"], "KAFKA_API_VERSION": "2.0"},
+        REDIS_URL=ready["redis"],
+        MODEL_URI=scene.folder,
+        SESSION_LOG_URI=folder / "session-log",
+        TRAIN_DIR=tmp_path,
+        RETRAINER_PORT=port,
+        RETRAINER_LEASE_S=5,
+    )
+    with (tmp_path / "second.log").open("wb") as log:
+        second = subprocess.Popen([sys.executable, "-m", "services.retrainer"], cwd=ROOT, env=environment, stderr=log)
+    try:
+        until(lambda: _readiness(port).get("decides") is False, 60, "the second one to stand by")
+        os.kill(first, signal.SIGSTOP)
+        until(lambda: _readiness(port).get("decides"), 30, "the second one to decide")
+        assert _readiness(port)["champion"] == scene.registry.current()
+        os.kill(first, signal.SIGCONT)
+        until(lambda: _readiness(scene.health).get("decides") is False, 30, "the first one to stand by")
+        assert _readiness(port)["decides"]
+        assert scene.retrainer() == first
+    finally:
+        os.kill(first, signal.SIGCONT)
+        second.terminate()
+        second.wait(30)
+
+
+def _readiness(port: int) -> dict[str, object]:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).json()
+    except httpx.HTTPError:
+        return {}
