@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,11 +14,12 @@ from services.recommender.new_items import NO_NEW_ITEMS, NewItems
 from services.recommender.popular import Popular
 from services.recommender.queries import Answer, Outcome, Query
 from services.recommender.serving import Serving
+from services.recommender.subjects import Ask, States, Subject
 from shared.core.dismissed import MOST
-from shared.core.errors import StateDamaged, Unavailable
+from shared.core.errors import Unavailable
 from shared.core.ports import StateStore
 from shared.core.ranking import STRATEGY_GRU, STRATEGY_TRENDING
-from shared.core.state import TOKEN_BYTES, UserState, decode_state
+from shared.core.state import TOKEN_BYTES
 from shared.model.inference import Hidden, InferenceModel
 
 log = logging.getLogger(__name__)
@@ -32,30 +32,6 @@ MAX_SEEN = 255
 
 SLICE = 32
 """Items of an anonymous session taken in one batch, about 3 ms at width 128: a longer one is put back in between."""
-
-
-@dataclass(slots=True)
-class _Subject:
-    """A user or an anonymous session, however many queries of the batch are about it."""
-
-    value: bytes | None = None
-    entry: Entry | None = None
-    state: UserState | None = None
-    needed: int = 0
-    hidden: bytes = b""
-    ranking: tuple[np.ndarray, np.ndarray] | None = None
-    """(indexes, scores): the entry's and the new items, merged."""
-    steps: Sequence[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Ask:
-    """One query. ``out``: indexes of the items that it leaves out."""
-
-    query: Query
-    subject: _Subject | None
-    out: Sequence[int] = ()
-    unfinished: bool = False
 
 
 class BatchRanker:
@@ -72,6 +48,7 @@ class BatchRanker:
         self._store = store
         self._popular = popular
         self._cache = cache
+        self._states = States(metrics, clock)
         self._metrics = metrics
         self._clock = clock
         self._stages = {s: metrics.stage.labels(s) for s in ("read", "rebuild", "score")}
@@ -101,25 +78,25 @@ class BatchRanker:
                 outcomes.append(self._trending(serving, ask.query, ask.subject))
         return outcomes
 
-    def _read(self, queries: Sequence[Query]) -> tuple[list[_Ask], Unavailable | None]:
+    def _read(self, queries: Sequence[Query]) -> tuple[list[Ask], Unavailable | None]:
         """The states of all users asked for; no subject for those that could not be read."""
         users = list(dict.fromkeys(q.user_id for q in queries if q.user_id is not None))
-        by_user: dict[str, _Subject] = {}
+        by_user: dict[str, Subject] = {}
         failure: Unavailable | None = None
         if users:
             started = time.perf_counter()
             try:
                 values = self._store.read(users)
-                by_user = {user: _Subject(value) for user, value in zip(users, values, strict=True)}
+                by_user = {user: Subject(value) for user, value in zip(users, values, strict=True)}
             except Unavailable as error:
                 failure = error
             self._stages["read"].observe(time.perf_counter() - started)
-        return [_Ask(q, _Subject() if q.user_id is None else by_user.get(q.user_id)) for q in queries], failure
+        return [Ask(q, Subject() if q.user_id is None else by_user.get(q.user_id)) for q in queries], failure
 
-    def _find(self, serving: Serving, new_items: NewItems, asks: Sequence[_Ask]) -> None:
+    def _find(self, serving: Serving, new_items: NewItems, asks: Sequence[Ask]) -> None:
         """Give an entry with enough items to each subject of which the model knows something."""
         model = serving.model
-        missing: dict[int, tuple[Query, _Subject]] = {}
+        missing: dict[int, tuple[Query, Subject]] = {}
         hits = 0
         for ask in asks:
             query, subject = ask.query, ask.subject
@@ -127,15 +104,15 @@ class BatchRanker:
                 continue
             if query.user_id is not None and subject.value is not None and subject.entry is None:
                 subject.entry = self._cache.get(query.user_id, subject.value[:TOKEN_BYTES], model.fingerprint)
-            dismissed = self._dismissed(query, subject)
+            dismissed = self._states.dismissed(query, subject)
             if dismissed or query.exclude or query.exclude_seen:
-                left_out = [*self._left_out(query, subject), *dismissed]
+                left_out = [*self._states.left_out(query, subject), *dismissed]
                 ask.out = sorted(set(serving.known(left_out, new_items)))
             needed = min(query.k + len(ask.out), len(model.items))
             if (
                 subject.entry is not None
                 and len(subject.entry.indexes) >= needed
-                and (not new_items.names or self._has_hidden(model, query, subject))
+                and (not new_items.names or self._states.has_hidden(model, query, subject))
             ):
                 hits += 1
                 continue
@@ -149,37 +126,12 @@ class BatchRanker:
             self._misses.inc(len(missing))
             self._compute(serving, list(missing.values()))
 
-    def _has_hidden(self, model: InferenceModel, query: Query, subject: _Subject) -> bool:
-        """Whether the state that the subject's entry was made of is at hand."""
-        if not subject.hidden and query.user_id is not None:
-            state = self._state(query.user_id, subject)
-            if state.fingerprint == model.fingerprint and len(state.hidden) == 2 * model.width:
-                subject.hidden = state.hidden
-        return bool(subject.hidden)
-
-    def _left_out(self, query: Query, subject: _Subject) -> list[str]:
-        seen: Sequence[str] = ()
-        if query.exclude_seen:
-            seen = query.items if query.user_id is None else self._state(query.user_id, subject).recent_items()
-        return [*query.exclude, *seen]
-
-    def _dismissed(self, query: Query, subject: _Subject) -> list[str]:
-        """What the user dismissed and is not to be offered yet."""
-        if query.user_id is None or subject.value is None:
-            return []
-        entry = subject.entry
-        items = entry.dismissed if entry is not None else self._state(query.user_id, subject).dismissed_items()
-        if not items:
-            return []
-        now_s = self._clock()
-        return [item for item, until in items if until > now_s]
-
-    def _prepare(self, model: InferenceModel, query: Query, subject: _Subject) -> bool:
+    def _prepare(self, model: InferenceModel, query: Query, subject: Subject) -> bool:
         """Where the hidden state comes from; False where the model knows none of the items."""
         if query.user_id is None:
             subject.steps = model.known(query.items)
             return bool(subject.steps)
-        state = self._state(query.user_id, subject)
+        state = self._states.of(query.user_id, subject)
         if state.fingerprint == model.fingerprint and len(state.hidden) == 2 * model.width:
             subject.hidden = state.hidden
             return any(state.hidden) or bool(model.known(state.recent_items()))
@@ -188,7 +140,7 @@ class BatchRanker:
             self._metrics.rebuilt.inc()
         return bool(subject.steps)
 
-    def _advance_slice(self, model: InferenceModel, query: Query, subject: _Subject) -> bool:
+    def _advance_slice(self, model: InferenceModel, query: Query, subject: Subject) -> bool:
         """Take the next items of a long session; True while more are left than fit in the batch itself."""
         fingerprint, done, hidden = query.progress
         if fingerprint != model.fingerprint:
@@ -201,19 +153,7 @@ class BatchRanker:
         query.progress = (model.fingerprint, done + SLICE, self._hidden(model, [subject]).tobytes())
         return True
 
-    def _state(self, user_id: str, subject: _Subject) -> UserState:
-        if subject.state is None:
-            try:
-                subject.state = decode_state(subject.value)
-                subject.state.recent_items()
-                subject.state.dismissed_items()
-            except StateDamaged as error:
-                self._metrics.damaged.inc()
-                log.error("the stored state cannot be read: %s", error, extra={"user_id": user_id})
-                subject.state = UserState()
-        return subject.state
-
-    def _compute(self, serving: Serving, missing: list[tuple[Query, _Subject]]) -> None:
+    def _compute(self, serving: Serving, missing: list[tuple[Query, Subject]]) -> None:
         started = time.perf_counter()
         hidden = self._hidden(serving.model, [subject for _, subject in missing])
         made = time.perf_counter()
@@ -233,7 +173,7 @@ class BatchRanker:
         self._metrics.cached_users.set(len(self._cache))
         self._stages["score"].observe(time.perf_counter() - made)
 
-    def _hidden(self, model: InferenceModel, subjects: Sequence[_Subject]) -> Hidden:
+    def _hidden(self, model: InferenceModel, subjects: Sequence[Subject]) -> Hidden:
         """(len(subjects), width) float16."""
         zeros = bytes(2 * model.width)
         joined = b"".join([subject.hidden or zeros for subject in subjects])
@@ -245,7 +185,7 @@ class BatchRanker:
         return hidden
 
     def _from_entry(
-        self, serving: Serving, new_items: NewItems, query: Query, subject: _Subject, out: Sequence[int]
+        self, serving: Serving, new_items: NewItems, query: Query, subject: Subject, out: Sequence[int]
     ) -> Answer:
         entry = subject.entry
         assert entry is not None
@@ -269,16 +209,16 @@ class BatchRanker:
             True,
         )
 
-    def _trending(self, serving: Serving | None, query: Query, subject: _Subject) -> Answer:
+    def _trending(self, serving: Serving | None, query: Query, subject: Subject) -> Answer:
         popular = self._popular()
         if serving is not None and len(popular.items) < query.k + len(query.exclude) + MAX_SEEN + MOST:
             popular = serving.filled(popular)
-        known = query.user_id is None or self._state(query.user_id, subject).events > 0
+        known = query.user_id is None or self._states.of(query.user_id, subject).events > 0
         names: Sequence[bytes] = popular.names[: query.k]
         scores: Sequence[float] = popular.scores[: query.k]
-        dismissed = self._dismissed(query, subject)
+        dismissed = self._states.dismissed(query, subject)
         if dismissed or query.exclude or query.exclude_seen:
-            out = {*self._left_out(query, subject), *dismissed}
+            out = {*self._states.left_out(query, subject), *dismissed}
             kept = [at for at, item in enumerate(popular.items) if item not in out][: query.k]
             names, scores = [popular.names[at] for at in kept], [popular.scores[at] for at in kept]
         return Answer(query.user_id, names, scores, None, STRATEGY_TRENDING, self._now(), known)
