@@ -48,7 +48,7 @@ class BatchRanker:
         self._store = store
         self._popular = popular
         self._cache = cache
-        self._states = States(metrics, clock)
+        self._states = States(metrics, lambda: self._clock())
         self._metrics = metrics
         self._clock = clock
         self._stages = {s: metrics.stage.labels(s) for s in ("read", "rebuild", "score")}
