@@ -145,7 +145,7 @@ class Engagement:
                 if lot.model is not None and moment.fresh.warm:
                     asked.setdefault((id(lot.model), id(lot.offers.new)), []).append((lot, moment))
                 else:
-                    _note(lot, moment, _trending_rank(moment, lot.offers.popular))
+                    _note(lot, moment, _trending_rank(moment, lot.offers.popular, lot.model))
         for moments in asked.values():
             lot = moments[0][0]
             if lot.model is not None:
@@ -210,10 +210,15 @@ def _dismissed(moment: Moment) -> list[str]:
         return []
 
 
-def _trending_rank(moment: Moment, places: Mapping[str, int]) -> int:
-    """Rank among the trending items without those dismissed; 0: not among them."""
-    item, out = moment.fresh.event.item_id, _dismissed(moment)
-    place = places.get(item)
-    if place is None or item in out:
+def _trending_rank(moment: Moment, places: Mapping[str, int], model: InferenceModel | None) -> int:
+    """Rank among the trending items, which the catalogue's first follow, without those dismissed; 0: far behind."""
+    item, out = moment.fresh.event.item_id, set(_dismissed(moment))
+    if item in out:
         return 0
-    return 1 + place - sum(places.get(other, place) < place for other in set(out))
+    place = places.get(item)
+    if place is not None:
+        return 1 + place - sum(places.get(other, place) < place for other in out)
+    at = -1 if model is None else model.index.get(item, -1)
+    if model is None or not 0 <= at <= CUTOFF + len(places) + len(out):
+        return 0
+    return 1 + len({*places, *model.items[:at]} - out)

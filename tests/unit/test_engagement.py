@@ -234,16 +234,20 @@ def test_users_without_a_state_are_scored_by_what_is_trending():
     for n, item in enumerate(["i1", "i1", "i1", "i2", "i2", "new"]):
         send(f"first-{n}", item, n)
     applied()
-    assert [rank for b in reports(broker) for rank in b.ranks] == [0] * 6  # nothing was trending yet
+    # Nothing was trending yet: the catalogue, most popular in training first.
+    assert [rank for b in reports(broker) for rank in b.ranks] == [2, 2, 2, 3, 3, 0]
     send("a", "i2", 10)
     send("b", "new", 11)
     send("c", "i1", 12, "dismiss")
     send("c", "i2", 13)
     send("d", "unheard-of", 14)
+    send("e", "i0", 15)
+    send("f", "i40", 16)
+    send("c", "i3", 17)  # has a state by now
     applied()
     trending, gru = sorted(reports(broker), key=lambda b: (b.first_offset, b.model_version))[-2:]
-    assert (trending.model_version, trending.strategy, trending.ranks) == ("", "trending", [2, 3, 1, 0])
-    assert (gru.strategy, gru.seen, gru.served["dismissed"]) == ("gru", 0, 1)  # told with the model's
+    assert (trending.model_version, trending.strategy, trending.ranks) == ("", "trending", [2, 3, 1, 0, 4, 0])
+    assert (gru.strategy, gru.seen, gru.served["dismissed"]) == ("gru", 1, 1)  # told with the model's
 
 
 def test_a_new_item_counts_as_offered_once_it_is_folded_in():
