@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from services.retrainer.budget import MemoryBudget
+from services.retrainer.budget import LEAST_EVENTS, MemoryBudget
 from services.retrainer.recipe import holdout_share, learnable
+from shared.core.errors import SettingsInvalid
 from shared.core.events import EventRules
 from shared.model.dismissals import is_dismissal
 from shared.model.holdout import Newest, cut_newest
@@ -99,9 +100,9 @@ def read_material(
     frame, dismissing = _read(log, rules, bounds, min(events, room), room)
     if champion is not None and champion.width == width:
         frame = frame.tail(_worth_reading(frame["ts"].to_numpy(), champion.newest_event, changed_at))
-    fits = min(events, memory.events(items + _new_items(frame, champion), width))
-    shrunk = frame.height > fits or (room < events and frame.height >= room)
-    frame = frame.tail(fits)
+    before = frame.height
+    frame = _fitting(frame, champion, memory, width)
+    shrunk = frame.height < before or (room < events and before >= room)
     sessions = count_sessions(frame, dismissing)
     told: dict[str, Any] = {"events": frame.height, "sessions": sessions}
     if sessions < least_sessions:
@@ -145,6 +146,21 @@ def rows_to_ask(ts: np.ndarray, learnt_until: int, most: int) -> int:
     else:
         wanted = round(total * holdout_share(total))
     return min(most, max(1, wanted), total // 2)
+
+
+def _fitting(frame: pl.DataFrame, champion: Champion | None, memory: MemoryBudget, width: int) -> pl.DataFrame:
+    """The newest rows that fit beside their own items. Raises SettingsInvalid where the champion's leave no room."""
+    known = len(champion.items) if champion else 0
+    memory.events(known, width)
+    while frame.height > LEAST_EVENTS:
+        try:
+            room = memory.events(known + _new_items(frame, champion), width)
+        except SettingsInvalid:
+            room = 0
+        if frame.height <= room:
+            break
+        frame = frame.tail(max(room, frame.height * 9 // 10))  # a shorter window has fewer items, too
+    return frame
 
 
 def _worth_reading(ts: np.ndarray, learnt_until: int, changed_at: int) -> int:

@@ -81,7 +81,7 @@ def whole(folder: Path) -> list[str]:
 def test_killed_while_training_and_while_publishing_it_goes_on_or_begins_anew(tmp_path: Path) -> None:
     fill(tmp_path, 300)
     training, models = tmp_path / "training", tmp_path / "models" / "versions"
-    slow = {"TRAIN_EPOCHS": 200, "TRAIN_WIDTH": 64}
+    slow = {"TRAIN_EPOCHS": 60, "TRAIN_WIDTH": 32}
     first = start(tmp_path, *JOB, **slow)
     wait_for(lambda: any(training.glob("run-*/last.safetensors")))
     first.kill()

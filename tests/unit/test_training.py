@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
-from services.retrainer.budget import EVENT_BYTES, MODEL_COPIES, MemoryBudget, TimeBudget
+from services.retrainer.budget import EVENT_BYTES, FIXED_BYTES, MODEL_COPIES, MemoryBudget, TimeBudget
 from services.retrainer.progress import ProgressReport
 from services.retrainer.training import Training
-from services.retrainer.training_window import _worth_reading, rows_to_ask
+from services.retrainer.training_window import _fitting, _worth_reading, rows_to_ask
 from shared.adapters.checkpoints import Checkpoints
 from shared.adapters.memory_registry import MemoryModelRegistry
 from shared.adapters.memory_session_log import MemorySessionLog
@@ -167,7 +168,7 @@ def test_impressions_do_not_crowd_out_the_window(settings: TrainSettings) -> Non
 def test_a_window_that_does_not_fit_in_memory_shrinks_and_says_so(settings: TrainSettings) -> None:
     shop, report, registry = Shop().sessions(1500), Recorder(), MemoryModelRegistry()
     job = Training(settings, EventRules(), shop.log, registry, report)  # type: ignore[arg-type]
-    job._memory = MemoryBudget(2000 * EVENT_BYTES + 40 * (64 * MODEL_COPIES + 600), 0)
+    job._memory = MemoryBudget(FIXED_BYTES + 2000 * EVENT_BYTES + 40 * (64 * MODEL_COPIES + 600), 0)
     told = job.run()
     assert told is not None
     assert (told["shrunk_to"], told["shrunk_from"]) == (told["events"], 500_000)
@@ -175,6 +176,13 @@ def test_a_window_that_does_not_fit_in_memory_shrinks_and_says_so(settings: Trai
     assert any("do not fit in TRAIN_MEMORY_MB" in line for line in report.said)
     with pytest.raises(SettingsInvalid, match="TRAIN_MEMORY_MB is 1: 40 items of width 16 need at least"):
         train(shop, registry, settings.model_copy(update={"train_memory_mb": 1}))
+
+
+def test_a_window_of_ever_new_items_shrinks_until_these_fit() -> None:
+    frame = pl.DataFrame({"item_id": [f"i{n}" for n in range(50_000)]})
+    memory = MemoryBudget(FIXED_BYTES + 20_000 * (64 * MODEL_COPIES + 600 + EVENT_BYTES), 0)
+    assert 15_000 < _fitting(frame, None, memory, 16).height <= 20_000
+    assert _fitting(frame, None, MemoryBudget(0, 0), 16).height == 50_000
 
 
 def test_the_time_budget_ends_training_within_an_epoch(settings: TrainSettings) -> None:
