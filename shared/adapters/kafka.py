@@ -66,8 +66,8 @@ class KafkaInteractionSource:
                 partition_assignment_strategy=(CooperativeStickyAssignor,),
                 session_timeout_ms=consumer.consumer_session_timeout_ms,
                 heartbeat_interval_ms=consumer.consumer_session_timeout_ms // 4,
-                # The embedded broker answers a waiting fetch at the end of its wait only.
-                fetch_max_wait_ms=10 if kafka.kafka_api_version else 100,
+                # The embedded broker answers a waiting fetch at the end of its wait only: no longer than polls linger.
+                fetch_max_wait_ms=max(10, consumer.consumer_linger_ms) if kafka.kafka_api_version else 100,
                 max_partition_fetch_bytes=_FETCH_BYTES,
                 max_poll_records=consumer.consumer_max_batch,
                 metadata_max_age_ms=10_000,
