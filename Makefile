@@ -68,7 +68,7 @@ replay: need-DATA $(READY)
 	@exec $(PY) -m services.simulator.replay $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 train: need-DATA $(READY)
-	@exec $(PY) $(if $(PROCESSES),-m torch.distributed.run --nproc_per_node=$(PROCESSES)) -m services.retrainer.train_cli $(if $(DATA),--data '$(DATA)') $(if $(MODEL_URI),--model-uri '$(MODEL_URI)') $(ARGS)
+	@exec $(PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) -m services.retrainer.train_cli $(if $(DATA),--data '$(DATA)') $(if $(MODEL_URI),--model-uri '$(MODEL_URI)') $(ARGS)
 
 evaluate: need-TRAIN need-TEST $(READY)
 	@exec $(PY) -m services.retrainer.evaluate_cli $(if $(TRAIN),--train '$(TRAIN)') $(if $(TEST),--test '$(TEST)') $(ARGS)

@@ -185,6 +185,7 @@ class TrainSettings(_Settings):
     train_epochs: int = Field(0, ge=0, description="at most; 0: 5 from a champion on, for the first model by its log")
     train_seed: int = Field(1, ge=0)
     train_threads: int = Field(1, ge=1, description="of torch; more are slower on a busy machine")
+    train_processes: int = Field(1, ge=1, description="that train together, started by torchrun, on this machine")
     train_since_ms: int = Field(0, ge=0, description="when taste began to change; the gate asks about later events")
     gate_margin: float = Field(0.005, ge=0, description="relative gain in Recall@20 over the champion, at least")
     gate_confidence: float = Field(0.95, ge=0.5, le=1, description="of the paired bootstrap, by session")

@@ -129,8 +129,7 @@ def test_torchrun_gives_the_result_of_one_process(tmp_path: Path) -> None:
     status, alone, said = end(start(tmp_path, *JOB, train_epochs=4))
     assert status == 0, said
     together = {"MODEL_URI": tmp_path / "together", "TRAIN_DIR": tmp_path / "other", "TRAIN_EPOCHS": 4}
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    status, several, said = end(start(tmp_path, *run, *JOB, **together))
+    status, several, said = end(start(tmp_path, *JOB, **together, train_processes=2))
     assert status == 0, said
     assert several["published"] == "1"
     ours = [FileModelRegistry(str(tmp_path / name)).load("1").weights for name in ("models", "together")]
