@@ -70,8 +70,16 @@ class Hits:
         """The last buckets, oldest first."""
         return [self._buckets[n] for n in sorted(self._buckets)[-points:]]
 
+    def over_time(self) -> list[tuple[float, Shares]]:
+        """(seconds since the start at which it begins, shares) of each bucket, oldest first."""
+        return [(n * BUCKET_S, self._buckets[n]) for n in sorted(self._buckets)]
+
+    def age(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._began
+
     def _now(self) -> int:
-        return int((self._clock() - self._began) / BUCKET_S)
+        return int(self.age() / BUCKET_S)
 
 
 class Rate:
@@ -116,7 +124,8 @@ class Board:
     events: Rate = field(default_factory=Rate)
     http_rankings: Rate = field(default_factory=Rate)
     topic_rankings: Rate = field(default_factory=Rate)
-    hits: Hits = field(default_factory=Hits)
+    hits: Hits = field(default_factory=Hits)  # of the present phase
+    whole: Hits = field(default_factory=Hits)  # of the whole demo
     freshness_ms: list[float] = field(default_factory=list)
     unseen: int = 0  # probes whose event did not show within the limit
     unanswered: int = 0  # requests that failed, as while a service starts again

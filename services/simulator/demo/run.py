@@ -1,4 +1,4 @@
-"""The demo from start to end: collect, train while the stream goes on, serve from the model, sum up."""
+"""The demo from start to end: collect, train while the stream goes on, serve from the model, shift, recover, sum up."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
+from services.simulator.demo import circle
 from services.simulator.demo.client import RankingClient
 from services.simulator.demo.measure import Board, Hits
 from services.simulator.demo.processes import DemoFailed, Stack, Training
 from services.simulator.demo.settings import DemoSettings
 from services.simulator.demo.sources import Source
 from services.simulator.demo.streamer import Freshness, Streamer
-from services.simulator.demo.summary import curl_lines, summary
-from services.simulator.demo.view import View
+from services.simulator.demo.summary import Recovery, curl_lines, recovery_lines, summary
+from services.simulator.demo.view import View, per_cent
 from services.simulator.keep_up import keep_up
 from shared.adapters.embedded import recognise
 from shared.adapters.kafka import KafkaPublisher
 from shared.adapters.kafka_reader import OffsetReader
 from shared.adapters.settings import KafkaSettings
+from shared.core.errors import SettingsInvalid
 
 _TICK_S = 0.25
 _LEAST_MEASURED = 0.25  # of the whole length with the model live, however long the training took
@@ -30,6 +33,7 @@ _COLLECTING_SHARE = 0.35
 _SWAP_S = 30.0
 _TRAINING_LIMIT_S = 600.0
 _TOPIC_EVERY_S = 1.0
+_CHART = Path(".run/demo.png")
 
 
 class Stopped(Exception):
@@ -47,10 +51,16 @@ class Demo:
         self._stop = threading.Event()
         self._board = Board()
         self._began = time.monotonic()
+        self._story = circle.Story(self._board)
+        self._journal: circle.Journal | None = None
         self._view = View(console, self._board, lambda: self._seconds)
         self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
         self._environment |= {"STACK_DIR": str(folder / "stack"), "MODEL_URI": str(folder / "models")}
-        self._environment.setdefault("TRAIN_AUTO", "false")  # the demo trains its model itself
+        self._phases = 3 if plan.train_flags else 4
+        if plan.train_flags:
+            self._environment.setdefault("TRAIN_AUTO", "false")  # the demo trains its model itself
+        else:
+            self._environment = circle.SETTINGS | self._environment
         self._stack: Stack | None = None
         self._training: Training | None = None
         self._workers: list[Streamer | Freshness] = []
@@ -73,8 +83,12 @@ class Demo:
             self._collect(streamer)
             trained_on = self._train(streamer)
             self._measure(streamer)
+            recovery = self._shift(streamer)
         for line in summary(self._board, trained_on, time.monotonic() - self._began):
             self._view.say(line)
+        for line in recovery_lines(recovery) if recovery else ():
+            self._view.say(line)
+        self._draw()
         for line in curl_lines(self._http, self._board.sample_user):
             self._view.say(line)
         if not self._settings.demo_keep:
@@ -107,7 +121,8 @@ class Demo:
         publisher = KafkaPublisher(self._kafka)
         limiter = keep_up(self._kafka, None)
         self._offsets = OffsetReader(self._kafka)
-        self._closing += [publisher, limiter, self._offsets]
+        self._journal = circle.Journal(self._http)
+        self._closing += [publisher, limiter, self._offsets, self._journal]
         freshness = Freshness(self._board, RankingClient(self._http))
         topic = self._kafka.topic_interactions
         streamer = Streamer(self._source, publisher, topic, RankingClient(self._http), freshness, limiter)
@@ -126,7 +141,7 @@ class Demo:
             self._view.say(line)
 
     def _collect(self, streamer: Streamer) -> None:
-        self._view.phase = "1/3 streaming the first part"
+        self._view.phase = f"1/{self._phases} streaming the first part"
         # Not longer than its share, so that a slow machine trains on less instead of taking more time.
         until = time.monotonic() + _COLLECTING_SHARE * self._seconds
         while self._board.events.count < self._history and not self._board.exhausted and time.monotonic() < until:
@@ -138,9 +153,17 @@ class Demo:
         streamer.rate = self._settings.demo_rate or self._source.plan.rate
         streamer.asking = True
         self._board.hits = Hits()
+        self._view.phase = f"2/{self._phases} training on them, while the stream goes on"
+        if self._source.plan.train_flags:
+            self._train_here(table)
+        else:
+            self._view.detail = "the retrainer trains its first model by itself"
+            self._wait_for_model("", _TRAINING_LIMIT_S)
+        return table.height
+
+    def _train_here(self, table: pl.DataFrame) -> None:
         data = self._folder / "history.parquet"
         table.write_parquet(data)
-        self._view.phase = "2/3 training on them, while the stream goes on"
         self._view.say(f"training the first model on {table.height:,} events")
         flags = [*self._source.plan.train_flags, "--seed", str(self._settings.demo_seed)]
         flags += ["--checkpoints", str(self._folder / "checkpoints")]
@@ -155,23 +178,55 @@ class Demo:
             f"Recall@20 {result['recall20']:.3f}, popularity {result['popularity_recall20']:.3f}"
         )
         self._view.detail = "waiting for the services to take it over"
-        deadline = time.monotonic() + _SWAP_S
-        while self._board.model_version != result["version"]:
+        self._wait_for_model(result["version"], _SWAP_S)
+
+    def _wait_for_model(self, version: str, seconds: float) -> None:
+        """Until rankings come from this version, or from any."""
+        deadline = time.monotonic() + seconds
+        while self._board.model_version is None or self._board.model_version != (version or self._board.model_version):
             if time.monotonic() > deadline:
-                raise DemoFailed(
-                    f"version {result['version']} is published, but no ranking came from it in {_SWAP_S:.0f} s"
-                )
+                name = f"version {version} is published, but" if version else "no model was trained:"
+                raise DemoFailed(f"{name} no ranking came from it in {seconds:.0f} s")
             if self._board.exhausted:
                 raise DemoFailed("the log ended before the model was live: a longer one, or a smaller DEMO_HISTORY")
             self._tick()
-        return table.height
 
     def _measure(self, streamer: Streamer) -> None:
         self._board.hits = Hits()
-        self._view.phase, self._view.detail = "3/3 serving from the model", ""
+        self._view.phase, self._view.detail = f"3/{self._phases} serving from the model", ""
         self._seconds = max(self._seconds, time.monotonic() - self._began + _LEAST_MEASURED * self._seconds)
         while time.monotonic() - self._began < self._seconds and not self._board.exhausted:
             self._tick()
+
+    def _shift(self, streamer: Streamer) -> Recovery | None:
+        """Other habits, and what becomes of it; None where the source cannot."""
+        before, first = self._board.hits, self._board.model_version
+        limit = self._settings.demo_shift_seconds
+        if not limit or not self._source.shift():
+            return None
+        self._story.mark("taste shifts")
+        self._view.say(f"now the shoppers' taste shifts; until now {per_cent(before.total.held_share)} were hits")
+        self._view.phase = "4/4 taste has shifted"
+        self._board.hits = fallen = Hits()
+        streamer.rate = self._settings.demo_rate or circle.SHIFTED_RATE
+        began, swapped = time.monotonic(), 0.0
+        self._seconds = began - self._began + limit
+        while time.monotonic() - began < limit and not circle.closed(before, self._board.hits):
+            if not swapped and self._board.model_version != first:
+                swapped = time.monotonic() - began
+                self._board.hits = Hits()
+            self._tick()
+        recovery = Recovery(before, fallen, self._board.hits if swapped else None, swapped, time.monotonic() - began)
+        self._board.hits = before
+        return recovery
+
+    def _draw(self) -> None:
+        assert self._journal is not None
+        self._story.mark_notes(self._journal.notes)
+        try:
+            self._view.say(f"  chart: {self._story.draw(_CHART)}")
+        except (SettingsInvalid, OSError) as error:
+            self._view.say(f"  no chart: {error}")
 
     def _tick(self) -> None:
         """Show, count the topic's rankings, and look whether all parts are well."""
@@ -181,6 +236,9 @@ class Demo:
         if self._board.failure is not None:
             raise DemoFailed(f"the stream broke: {self._board.failure}") from self._board.failure
         self._count_topic()
+        if self._journal is not None:
+            for note in self._journal.news():
+                self._view.say(circle.told(note))
         self._view.show()
         self._stop.wait(_TICK_S)
 

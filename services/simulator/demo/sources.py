@@ -27,7 +27,8 @@ class Plan:
     history_rate: float
     rate: float
     seconds: float
-    train_flags: tuple[str, ...]
+    train_flags: tuple[str, ...] = ()
+    """Of the training that the demo starts on the first part; none: the retrainer trains by itself."""
 
 
 class Source(Protocol):
@@ -39,12 +40,15 @@ class Source(Protocol):
     def next(self) -> Interaction | None:
         """The next one; None at the end."""
 
+    def shift(self) -> bool:
+        """Change what everybody likes; False where the source has no say in that."""
+
 
 class ShopperSource:
     """Simulated shoppers, who act now. Event ids are new in each run, in case the broker and Redis are not."""
 
     def __init__(self, seed: int) -> None:
-        self.plan = Plan(16_000, 800.0, 200.0, 90.0, ("--epochs", "10", "--width", "64", *_AS_SERVED))
+        self.plan = Plan(16_000, 800.0, 200.0, 75.0)
         self.title = "simulated shoppers"
         self._shoppers = Shoppers(seed=seed)
         self._run = f"{time.time_ns() // 1_000_000:x}"
@@ -57,6 +61,11 @@ class ShopperSource:
         now = time.time_ns() // 1_000_000
         event_id = f"{self._run}-{self._count:x}"
         return Interaction(action.user_id, action.item_id, action.event_type, now, event_id, action.session_id)
+
+    def shift(self) -> bool:
+        """Other habits from the next action on."""
+        self._shoppers.shift()
+        return True
 
 
 class LogSource:
@@ -74,3 +83,7 @@ class LogSource:
     def next(self) -> Interaction | None:
         """The next row of the log."""
         return next(self._events, None)
+
+    def shift(self) -> bool:
+        """What is logged is logged."""
+        return False

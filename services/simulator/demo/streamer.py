@@ -171,7 +171,8 @@ class Streamer(_Worker):
             return None
         self.board.http_rankings.add()
         item, by_model = event.item_id, held.strategy == "gru"
-        self.board.hits.add(item in held.items, item in self._trending, by_model, item not in self._learnt)
+        for hits in (self.board.hits, self.board.whole):
+            hits.add(item in held.items, item in self._trending, by_model, item not in self._learnt)
         if by_model:
             self.board.model_version, self.board.sample_user = held.model_version, event.user_id
         return held

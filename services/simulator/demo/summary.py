@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 from services.simulator.demo.client import RankingClient, path_of
-from services.simulator.demo.measure import Board
+from services.simulator.demo.measure import Board, Hits
 from services.simulator.demo.view import freshness_text, per_cent
 from shared.core.errors import Unavailable
 
 _ANSWER_S = 10.0
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Before taste shifted, until a new model was live, and from then on (None: there was none); seconds since."""
+
+    before: Hits
+    fallen: Hits
+    after: Hits | None
+    swapped_s: float
+    ended_s: float
+
+
+def recovery_lines(recovery: Recovery) -> list[str]:
+    """Lines for people."""
+    before, fallen = recovery.before.total.held_share, recovery.fallen.total.held_share
+    lines = [f"  after the shift of taste: {per_cent(before)} fell to {per_cent(fallen)}"]
+    if recovery.after is None:
+        return [*lines, f"    no new model was live within {recovery.ended_s:.0f} s"]
+    late = recovery.after.recent().held_share
+    share = per_cent(late / before) if before else "-"
+    return [
+        *lines,
+        f"    a retrained model was live after {recovery.swapped_s:.0f} s; after {recovery.ended_s:.0f} s the share is "
+        f"{per_cent(late)}, {share} of what it was",
+    ]
 
 
 def summary(board: Board, history: int, seconds: float) -> list[str]:
