@@ -34,7 +34,7 @@ UNIT = 1 << 12
 PRIOR = 4.0
 """Imagined choosers with the mean state."""
 
-RIDGE = 0.1
+RIDGE = 0.3
 """Of the states' mean square, added to each variance: directions in which they hardly differ tell nothing."""
 
 LEAD = 1.0
