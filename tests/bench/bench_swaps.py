@@ -86,11 +86,12 @@ def _run(folder: Path, size: Size, every_s: float) -> dict[str, Any]:
             process("tests.bench.event_feed", env, *new, "--rate", "50", log=folder / "new.log"),
         ):
             memory = [_rss_mb(service.pid) for service in services]
-            times, report, answered = _swaps(registry, http, consumer, folder, paths, every_s)
+            times, ranked, report, answered = _swaps(registry, http, consumer, folder, paths, every_s)
         results = _summary(times, report, answered, every_s)
         store = RedisStateStore(RedisSettings(redis_url=redis.url))
         stack.callback(store.close)
         users = [f"u{n}" for n in range(size.users)]
+        results["new_items_ranked"] = {"of": NEW_ITEMS, "median_before_a_swap": float(np.median(ranked))}
         results["memory_mb"] = {
             name: {"before": before, "after": _rss_mb(service.pid)}
             for name, service, before in zip(("consumer", "recommender"), services, memory, strict=True)
@@ -128,8 +129,9 @@ def _version(address: str) -> str:
 
 def _swaps(
     registry: FileModelRegistry, http: str, consumer: str, folder: Path, paths: Path, every_s: float
-) -> tuple[list[tuple[float, float]], dict[str, float], np.ndarray]:
-    """[(moved, both have it)] by time.perf_counter(), the load generator's report, (due, latency) of all answers."""
+) -> tuple[list[tuple[float, float]], list[float], dict[str, float], np.ndarray]:
+    """[(moved, both have it)] by time.perf_counter(), new items ranked before each swap, the load generator's report,
+    (due, latency) of all answers."""
     record = folder / "answers.npy"
     load = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.http_load", "--address", http, "--paths", str(paths), "--rate", str(RATE),
@@ -137,16 +139,18 @@ def _swaps(
         cwd=ROOT, stdout=subprocess.PIPE,
     )  # fmt: skip
     times: list[tuple[float, float]] = []
+    ranked: list[float] = []
     began = time.perf_counter()
     for n in range(1, SWAPS + 1):
         time.sleep(max(0.0, began + n * every_s - time.perf_counter()))
         version = str(n % VERSIONS + 1)
+        ranked.append(metric(http, "driftwood_new_items_ranked"))
         moved = time.perf_counter()
         registry.set_current(version)
         until(lambda version=version: _version(http) == version and _version(consumer) == version, 30, "swap")  # type: ignore[misc]
         times.append((moved, time.perf_counter()))
     out, _ = load.communicate(timeout=every_s + 60)
-    return times, json.loads(out), np.load(record)
+    return times, ranked, json.loads(out), np.load(record)
 
 
 def _summary(
