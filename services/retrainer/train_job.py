@@ -7,8 +7,9 @@ TRAIN_PROCESSES it calls torchrun itself. Progress goes to stderr; the last line
      "published": version or null, "promoted": bool, "gate": {...} or null, "train_s": seconds, ...}
 
 Exit code 0: it did what could be done, also where the gate kept the challenger back or there was too little to learn.
-2 (under torchrun 1): it failed, "error" says why. 143: SIGTERM. Whenever it is interrupted, SIGKILL included, the registry is whole; the
-next run goes on from the last epoch where the window of the log is still the same, and starts anew where it is not.
+2 (under torchrun 1): it failed, "error" says why. 143: SIGTERM. Whenever it is interrupted, SIGKILL included, the
+registry is whole; the next run goes on from the last epoch where the window of the log is still the same, and starts
+anew where it is not.
 """
 
 from __future__ import annotations
