@@ -37,7 +37,7 @@ DURING_S = 3.0
 """From the pointer's move on: noticing, loading, and the first states rebuilt."""
 RATE = 500
 """Requests a second: what two cores answer along with everything else that runs here."""
-NEW_ITEMS = 100
+NEW_ITEMS = 20
 VERSIONS = 3
 SWEEP_DELAY_S = 2.0
 
