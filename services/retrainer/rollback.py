@@ -26,7 +26,7 @@ DAMAGED_S = 10.0
 class Promotions:
     """Called from the one loop that decides; what it does can be done again after a crash at any point.
 
-    events, p: the settings ROLLBACK_EVENTS and ROLLBACK_P; cooldown_s: no training so long after a rollback, doubled
+    events, p: the settings ROLLBACK_EVENTS and ROLLBACK_P; cooldown_s: no alarm so long after a rollback, doubled
     with each in a row.
     """
 
@@ -126,7 +126,6 @@ class Promotions:
         memory.champion, memory.due = watch.back_to, None
         pause_s = self._cooldown_s * 2 ** min(memory.rollbacks, 6)
         memory.rollbacks += 1
-        memory.not_before = self._now_ms() + round(1000 * pause_s)
         memory.monitor.quiet(self._now_ms(), pause_s)
         self._metrics.in_service(watch.back_to)
 

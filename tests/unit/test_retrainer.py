@@ -204,10 +204,11 @@ def test_a_good_promotion_stays(world: World, rate: float):
 
 def test_a_promotion_after_a_fall_is_measured_by_the_level_after_it(world: World):
     """Not by the better days before: a model that brings back a part of what was lost stays."""
-    world.engage("1", 0.2, 300)
+    world.engage("1", 0.2, 150)
+    assert world.trainer.running
     world.publish(gate=GATE)
     world.step()
-    world.engage("2", 0.4, 2 * ROLLBACK_EVENTS)
+    world.engage("2", 0.3, 2 * ROLLBACK_EVENTS)
     assert world.registry.current() == "2"
 
 
@@ -216,11 +217,12 @@ def test_after_a_rollback_nothing_is_trained_for_a_while(world: World):
     world.publish(gate=GATE)
     world.trainer.end(published="2", promoted=True, gate=GATE)
     world.step(2)
+    world.seconds += 400  # the cool-down of the alarm is over
     world.engage("2", 0.0, ROLLBACK_EVENTS)
     assert world.registry.current() == "1"
     world.engage("1", 0.2, 500)
     assert world.trainer.started == 1
-    world.seconds += 600
+    world.seconds += 300
     world.engage("1", 0.2, 100)
     assert world.trainer.started == 2
 
@@ -263,6 +265,7 @@ def test_a_crash_in_the_middle_of_a_rollback(
 def test_going_back_by_hand_is_not_judged(world: World):
     world.publish()
     world.step()
+    world.engage("2", 0.6, 2 * ROLLBACK_EVENTS)
     world.registry.set_current("1")
     world.step()
     world.engage("1", 0.1, 2 * ROLLBACK_EVENTS)
@@ -305,17 +308,33 @@ def test_only_the_holder_of_the_lease_decides(world: World):
     assert world.retrainer.describe() == {"decides": False}
 
 
-def test_nothing_is_committed_that_is_not_stored(world: World):
+def test_nothing_is_committed_that_is_not_stored(world: World, monkeypatch: pytest.MonkeyPatch):
+    def away(*_: object):
+        raise Unavailable("Redis: away")
+
     before = dict(world.committed)
-    world.leases.available = False
+    monkeypatch.setattr(MemoryLease, "write", away)
     world.batch("1", [0] * 50)
     world.step()
-    assert "switched off" in str(world.retrainer.problem)
-    world.leases.available = True
+    assert world.retrainer.problem == "Redis: away"
     assert world.committed == before
+    monkeypatch.setattr(MemoryLease, "write", lambda *_: False)  # the lease is lost between two calls
+    world.step()
+    assert (world.committed, world.retrainer.describe()) == (before, {"decides": False})
+    monkeypatch.undo()
     world.step()
     assert world.retrainer.problem is None
     assert world.committed != before
+    assert Memory(world.rules, world.leases.value).monitor.track("1").total == 1050
+
+
+def test_redis_that_is_away_is_waited_for(world: World):
+    world.leases.available = False
+    world.step()
+    assert "switched off" in str(world.retrainer.problem)
+    world.leases.available = True
+    world.step()
+    assert world.retrainer.describe()["champion"] == "1"
 
 
 def test_redelivered_engagement_counts_once(world: World):
