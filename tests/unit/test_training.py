@@ -82,7 +82,9 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> TrainSettings:
-    return TrainSettings(train_dir=str(tmp_path / "training"), train_width=16, train_min_sessions=50, train_memory_mb=0)
+    return TrainSettings(
+        train_dir=str(tmp_path / "training"), train_width=16, train_min_sessions=50, train_memory_mb=0, train_epochs=15
+    )
 
 
 def train(shop: Shop, registry: Any, settings: TrainSettings, report: Recorder | None = None) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def test_from_nothing_to_a_first_model_to_a_better_one(settings: TrainSettings) 
 
 def test_without_anything_new_the_champion_stays_and_the_challenger_is_there_to_see(settings: TrainSettings) -> None:
     shop, registry = Shop().sessions(400), MemoryModelRegistry()
+    settings = settings.model_copy(update={"train_epochs": 0})
     train(shop, registry, settings)
     again = train(shop, registry, settings)
     assert (again["published"], again["promoted"], registry.current()) == ("2", False, "1")
