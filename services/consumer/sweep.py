@@ -63,9 +63,10 @@ class Sweep:
         self._users_per_s = users_per_s
         self._metrics = metrics
         self._publisher: Publisher | None = None
-        self._seen: tuple[int, frozenset[int]] = (0, frozenset())
+        self._last: InferenceModel | None = None
+        self._seen: frozenset[int] = frozenset()
         self._due = 0.0
-        self._done: tuple[int, frozenset[int]] = (0, frozenset())
+        self._done: frozenset[int] = frozenset()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
@@ -97,14 +98,14 @@ class Sweep:
         model, partitions = self._model(), frozenset(self._owned())
         if model is None or not partitions:
             return False
-        now = (model.fingerprint, partitions)
-        if now != self._seen:
-            self._seen, self._due = now, time.monotonic() + self._delay_s
-        if self._done[0] == model.fingerprint and partitions <= self._done[1]:
+        if model is not self._last:  # back to a former model too: the one in between made states of its own
+            self._last, self._done = model, frozenset()
+            self._seen = frozenset()
+        if partitions != self._seen:
+            self._seen, self._due = partitions, time.monotonic() + self._delay_s
+        if partitions <= self._done or time.monotonic() < self._due or not self._pass(model, partitions):
             return False
-        if time.monotonic() < self._due or not self._pass(model, partitions):
-            return False
-        self._done = now
+        self._done = partitions
         return True
 
     def _pass(self, model: InferenceModel, partitions: frozenset[int]) -> bool:

@@ -168,6 +168,24 @@ def test_another_change_of_model_on_the_way_begins_anew_with_the_newest():
     assert fingerprints == {third.fingerprint}
 
 
+def test_back_to_the_old_model_before_the_new_one_was_swept_to_the_end():
+    world = World()
+    assert world.sweep.turn()  # all is the old model's
+    world.model, scan = NEW, world.store.scan
+
+    def change(cursor: int, count: int):
+        if cursor:
+            world.model = OLD
+        return scan(cursor, count)
+
+    world.store.scan = change  # type: ignore[method-assign]
+    assert not world.sweep.turn()
+    assert NEW.fingerprint in {world.state(f"u{n}").fingerprint for n in range(900)}
+    world.store.scan = scan  # type: ignore[method-assign]
+    assert world.sweep.turn()
+    assert {world.state(f"u{n}").fingerprint for n in range(900)} == {OLD.fingerprint}
+
+
 def test_it_waits_for_the_recommender_to_have_the_model():
     world = World(users=3)
     world.sweep._delay_s = 1000.0
