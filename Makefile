@@ -7,11 +7,13 @@
 #   PYTHON       the interpreter to make .venv with; python3, or the first newer one on PATH where that is too old
 #   TORCH_INDEX  an extra package index for torch, such as https://download.pytorch.org/whl/cpu
 #   PROCESSES    how many train together: make train DATA=log.csv PROCESSES=2 (torchrun)
+#   TEST_PROCESSES  how many files of tests run at once; most of their time is waiting for servers
 #   ARGS         further flags for the program behind a command: make replay DATA=log.csv ARGS="--rate 500"
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
+TEST_PROCESSES ?= 2
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
@@ -54,7 +56,7 @@ demo: $(READY) redis
 
 test: $(READY)
 	@$(MAKE) redis || echo 'make test: going on without redis-server' >&2
-	@exec $(PY) -m pytest $(ARGS)
+	@exec $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

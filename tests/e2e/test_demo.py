@@ -66,7 +66,7 @@ def test_shoppers_end_to_end(tmp_path: Path):
     ranking = json.loads(answer)
     assert (ranking["strategy"], len(ranking["items"])) == ("gru", 5)
     assert int(ranking["model_version"]) >= 1
-    assert "swap: version 1 is in service" in text  # trained by the retrainer itself
+    assert re.search(r"swap: version \d+ is in service", text)  # trained by the retrainer itself
     assert "taste shifts" in text
     assert (ROOT / ".run" / "demo.png").stat().st_size > 10_000
 
