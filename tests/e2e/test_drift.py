@@ -176,7 +176,7 @@ def test_a_retrainer_killed_in_the_middle_of_a_training(scene: Scene):
     assert "1" not in known
     until(lambda: scene.loaded() == scene.registry.current(), 10, "the recommender to rank with it")
     version = scene.registry.current()
-    gate = next(gate for gate in scene.details("gate") if gate["version"] == version)
+    gate = until(lambda: [g for g in scene.details("gate") if g["version"] == version], 20, "the gate's note")[0]
     assert gate["decision"] == "promoted"
     assert gate["challenger"]["recall20"] > 2 * gate["champion"]["recall20"]
 
