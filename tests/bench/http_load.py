@@ -143,6 +143,7 @@ class Load:
             "per_second": round(len(self.latencies) / max(took, 1e-9), 1),
             "answers": len(self.latencies),
             "errors": self._sent - len(self.latencies),
+            "failed": self.errors,
         }
 
 
