@@ -43,7 +43,8 @@ class Fresh(NamedTuple):
     """An event that advanced a state. warm: the model had something to rank by before it (else: trending).
 
     item: its index in the model, -1 where the model does not know it. step: how many of the user's items of this run
-    the model had taken before it. dismissed: packed, as in UserState.
+    the model had taken before it. dismissed: packed, as in UserState. current: index of the item that the ranking
+    before it left out by itself, see InferenceModel.current.
     """
 
     event: Placed
@@ -51,6 +52,7 @@ class Fresh(NamedTuple):
     warm: bool
     dismissed: bytes
     step: int
+    current: int = -1
 
 
 class Moment(NamedTuple):
@@ -120,7 +122,8 @@ def advance_states(
         # As shared.core.engagement.sampled does; a call for each event would cost as much as the rest of this.
         in_sample = (offset * STRIDE + partition * PHASE) & MASK < threshold
         if in_sample or (unknown and item < 0):
-            fresh = Fresh(event, item, user_id not in cold, state.dismissed, len(taken))
+            current = -1 if model is None or model.repeats else model.current(state.recent_items())
+            fresh = Fresh(event, item, user_id not in cold, state.dismissed, len(taken), current)
             chosen.append((fresh, in_sample))
         (cold_events if user_id in cold else warm_events).append(event)
         state.push_item(item_id, recent_limit)

@@ -186,7 +186,7 @@ def _rank(model: InferenceModel, new: NewRows | None, asked: Sequence[tuple[Lot,
     for at in range(0, len(found), ROWS):
         part = [moment for _, moment in found[at : at + ROWS]]
         hidden = np.stack([moment.hidden for moment in part if moment.hidden is not None])  # (B, D)
-        left_out = [[i for item in _dismissed(moment) if (i := index(item)) >= 0] for moment in part]
+        left_out = [[i for i in (moment.fresh.current, *map(index, _dismissed(moment))) if i >= 0] for moment in part]
         ranks = ranked.ranks(hidden, [index(moment.fresh.event.item_id) for moment in part], left_out)
         for (lot, moment), rank in zip(found[at : at + ROWS], ranks, strict=True):
             _note(lot, moment, rank)

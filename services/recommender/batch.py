@@ -96,6 +96,7 @@ class BatchRanker:
     def _find(self, serving: Serving, new_items: NewItems, asks: Sequence[Ask]) -> None:
         """Give an entry with enough items to each subject of which the model knows something."""
         model = serving.model
+        most = len(model.items) - (not model.repeats)  # without the current item, where none repeats
         missing: dict[int, tuple[Query, Subject]] = {}
         hits = 0
         for ask in asks:
@@ -108,7 +109,7 @@ class BatchRanker:
             if dismissed or query.exclude or query.exclude_seen:
                 left_out = [*self._states.left_out(query, subject), *dismissed]
                 ask.out = sorted(set(serving.known(left_out, new_items)))
-            needed = min(query.k + len(ask.out), len(model.items))
+            needed = min(query.k + len(ask.out), most)
             if (
                 subject.entry is not None
                 and len(subject.entry.indexes) >= needed
@@ -116,7 +117,7 @@ class BatchRanker:
             ):
                 hits += 1
                 continue
-            subject.needed = max(subject.needed, needed, min(CACHED_ITEMS, len(model.items)))
+            subject.needed = max(subject.needed, needed, min(CACHED_ITEMS, most))
             if id(subject) not in missing and self._prepare(model, query, subject):
                 ask.unfinished = query.user_id is None and self._advance_slice(model, query, subject)
                 if not ask.unfinished:
@@ -159,7 +160,8 @@ class BatchRanker:
         made = time.perf_counter()
         self._stages["rebuild"].observe(made - started)
         widened = serving.scorer.widened
-        tops = serving.scorer.rank(hidden, [subject.needed for _, subject in missing])
+        barred = [self._current(serving.model, query, subject) for query, subject in missing]
+        tops = serving.scorer.rank(hidden, [subject.needed for _, subject in missing], barred)
         self._metrics.widened.inc(serving.scorer.widened - widened)
         for (query, subject), top, row in zip(missing, tops, hidden, strict=True):
             subject.hidden = row.tobytes()
@@ -172,6 +174,14 @@ class BatchRanker:
                 self._cache.put(query.user_id, subject.entry)
         self._metrics.cached_users.set(len(self._cache))
         self._stages["score"].observe(time.perf_counter() - made)
+
+    def _current(self, model: InferenceModel, query: Query, subject: Subject) -> Sequence[int]:
+        """The item that this ranking leaves out by itself."""
+        if model.repeats:
+            return ()
+        items = query.items if query.user_id is None else self._states.of(query.user_id, subject).recent_items()
+        current = model.current(items)
+        return () if current < 0 else (current,)
 
     def _hidden(self, model: InferenceModel, subjects: Sequence[Subject]) -> Hidden:
         """(len(subjects), width) float16."""

@@ -55,6 +55,8 @@ class TrainConfig:
     """In training an item's score is this many times the cosine between its embedding and the hidden state; items have
     embeddings of length one and no bias (Gupta et al. 2019, NISER). 0: their product, and a bias.
     Without it frequent items have the longest embeddings and crowd the rankings; see CHANGELOG for what it gains."""
+    repeats_below: float = 0.01
+    """Where the log shows that a smaller share of actions is on the current item again, it is never offered."""
     clip_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it."""
     input_dropout: float = 0.25
@@ -80,6 +82,7 @@ class TrainConfig:
         _check("learning_rate", self.learning_rate, 1e-9, 10)
         _check("dismiss_weight", self.dismiss_weight, 0, 1000)
         _check("scale", self.scale, 0, 1000)
+        _check("repeats_below", self.repeats_below, 0, 1)
         if self.matmul not in ("auto", "fp32", "bf16"):
             raise SettingsInvalid(f"matmul is {self.matmul!r}, must be auto, fp32 or bf16")
         _check("input_dropout", self.input_dropout, 0, 0.99)

@@ -88,9 +88,12 @@ def event_ranks(
             at, target = at[wanted[target]], torch.from_numpy(target[wanted[target]])
             states = outputs.view(-1, network.width)[torch.from_numpy(at)]
             targets = torch.from_numpy(window.targets.ravel()[at])
+            current = torch.from_numpy(window.inputs.ravel()[at])
             for part in range(0, len(at), rows):
                 chunk = slice(part, part + rows)
                 scores = torch.addmm(network.bias, states[chunk], network.embedding.T)
+                if not network.repeats:
+                    scores.scatter_(1, current[chunk, None], -torch.inf)
                 found[target[chunk]] = ranks(scores, targets[chunk])
             done += len(at)
             if on_progress:

@@ -28,7 +28,8 @@ def softmax_loss(
     bf16: the three large multiplications in low precision, their sums in float32.
     """
     targets, correction = torch.from_numpy(among.targets), torch.from_numpy(among.correction)
-    loss: torch.Tensor = _SoftmaxLoss.apply(hidden, embedding, bias, targets, correction, bf16)  # type: ignore[no-untyped-call]
+    barred = None if among.barred is None else torch.from_numpy(among.barred)
+    loss: torch.Tensor = _SoftmaxLoss.apply(hidden, embedding, bias, targets, correction, barred, bf16)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -43,6 +44,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         bias: torch.Tensor,
         targets: torch.Tensor,
         correction: torch.Tensor,
+        barred: torch.Tensor | None,
         bf16: bool,
     ) -> torch.Tensor:
         own_place = targets[:, None]  # (N, 1)
@@ -52,7 +54,10 @@ class _SoftmaxLoss(torch.autograd.Function):
         else:
             scores = torch.addmm(bias, hidden, embedding.T)  # (N, C)
         own = scores.gather(1, own_place)
-        scores.add_(correction).scatter_(1, own_place, own)
+        scores.add_(correction)
+        if barred is not None:
+            scores.scatter_(1, barred[:, None], -torch.inf)
+        scores.scatter_(1, own_place, own)
         log_p = functional.log_softmax(scores, 1)
         loss = -log_p.gather(1, own_place).mean()
         slope = log_p.exp_()  # becomes d loss / d scores: (p - [target]) / N
@@ -72,7 +77,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: torch.Tensor) -> Any:
         scale = outputs[0]
-        return *(gradient * scale for gradient in ctx.saved_tensors), None, None, None
+        return *(gradient * scale for gradient in ctx.saved_tensors), None, None, None, None
 
 
 def dismissal_loss(

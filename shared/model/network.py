@@ -17,8 +17,10 @@ from torch.nn import functional
 from shared.core.errors import ModelDamaged
 
 Weights = dict[str, torch.Tensor]
-"""item_embedding (I, D), item_bias (I,), and the tensors of torch.nn.GRU under ``gru.``; float32"""
+"""item_embedding (I, D), item_bias (I,), the tensors of torch.nn.GRU under ``gru.``, perhaps NO_REPEATS; float32"""
 
+NO_REPEATS = "no_repeats"
+"""A tensor of this name among the weights: rankings leave the current item out."""
 GRU_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -27,6 +29,8 @@ class Network:
 
     def __init__(self, items: int, width: int, generator: torch.Generator) -> None:
         self.width = width
+        self.repeats = True
+        """False: the current item is never chosen next, so no ranking holds it."""
         self.embedding = new_rows(items, width, generator)  # (I, D)
         self.bias = torch.zeros(items)  # (I,)
         self.gru = nn.GRU(width, width)
@@ -43,6 +47,7 @@ class Network:
         network.embedding = torch.empty(items, width)
         network.bias = torch.empty(items)
         network.load(weights)
+        network.repeats = offers_repeats(weights)
         return network
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -79,7 +84,13 @@ class Network:
     def weights(self) -> Weights:
         """A copy, as published."""
         gru = {f"gru.{name}": getattr(self.gru, name).detach().clone() for name in GRU_NAMES}
-        return {"item_embedding": self.embedding.clone(), "item_bias": self.bias.clone(), **gru}
+        mark = {} if self.repeats else {NO_REPEATS: torch.ones(1)}
+        return {"item_embedding": self.embedding.clone(), "item_bias": self.bias.clone(), **gru, **mark}
+
+
+def offers_repeats(weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether rankings of this model hold the current item."""
+    return NO_REPEATS not in weights
 
 
 def new_rows(items: int, width: int, generator: torch.Generator) -> torch.Tensor:

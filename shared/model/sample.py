@@ -21,6 +21,8 @@ class Candidates:
     """(N,) int64: where each pair's target is in ``items``"""
     correction: Array
     """(C,) float32: add to an item's score where it is a negative; -inf: it is no negative at all"""
+    barred: Array | None = None
+    """(N,) int64: where in ``items`` the one is that each pair does not have as a negative; None: they have all"""
 
 
 class NegativeSampler:

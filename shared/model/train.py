@@ -15,6 +15,7 @@ from shared.model.config import TrainConfig
 from shared.model.dataset import Sessions, windows
 from shared.model.group import ALONE, Group
 from shared.model.network import Network, Weights
+from shared.model.repeats import never_repeats
 from shared.model.update import Updates
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -64,6 +65,7 @@ class Trainer:
         self.network = (
             Network.from_weights(start) if start is not None else Network(items, config.model.width, generator)
         )
+        self.network.repeats = not never_repeats(sessions, config.repeats_below)
         if config.scale:
             self.network.for_cosines()
         self._updates = Updates(config, self.network, sessions, group, self._rate)

@@ -63,6 +63,8 @@ class Updates:
             among = self._sampler.candidates(targets, config.negatives, rng)
         pair, items = self._dismissed(window, at)
         rows, (rejected, inputs) = self._rows(among, items, window.inputs.ravel()[at])
+        if not network.repeats:
+            among = without_own(among, rows, inputs)
         scored = max(len(among.items), int(rejected.max(initial=-1)) + 1)  # rows that need a bias
         rows_t = torch.from_numpy(rows)
         embedding = network.embedding[rows_t].requires_grad_()  # (R, D)
@@ -133,7 +135,8 @@ class Updates:
         states = drop(states, config.hidden_dropout, dropout, (len(at), self.network.width), mine)
         if config.scale:
             states = config.scale * functional.normalize(states, dim=1)
-        among = replace(among, targets=among.targets[mine])
+        barred = None if among.barred is None else among.barred[mine]
+        among = replace(among, targets=among.targets[mine], barred=barred)
         candidates = len(among.items)
         loss = softmax_loss(states, embedding[:candidates], bias[:candidates], among, bf16=self._bf16)
         loss = loss * (len(mine) / len(at))
@@ -181,6 +184,13 @@ class Updates:
         for gradient, summed in zip(gradients, torch.split(flat[:-2], [g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
         return float(flat[-2]), float(flat[-1])
+
+
+def without_own(among: Candidates, rows: Ints, inputs: Ints) -> Candidates:
+    """The candidates, but no pair has its own input as a negative. rows (R,): the candidates' items first; inputs (N,):
+    places in them."""
+    more = np.full(len(rows) - len(among.items), -np.inf, np.float32)
+    return Candidates(rows, among.targets, np.concatenate([among.correction, more]), inputs)
 
 
 def drop(

@@ -35,6 +35,7 @@ from shared.core.state import UserState, decode_state, encode_state, token_of
 from shared.core.trending import Trending
 from shared.model.fold_in import FoldIn
 from shared.model.inference import InferenceModel
+from shared.model.network import NO_REPEATS
 
 ITEMS = [f"item-{n}" for n in range(300)]
 WIDTH = 8
@@ -157,8 +158,10 @@ class Twin:
         self.broker.check()
         return MemoryPublisher(self.broker)
 
-    def publish(self, seed: int) -> InferenceModel:
+    def publish(self, seed: int, never_again: bool = False) -> InferenceModel:
         made = weights(seed)
+        if never_again:
+            made[NO_REPEATS] = torch.ones(1)
         manifest = self.registry.publish(made, ITEMS)
         self.model = InferenceModel(manifest.version, manifest.fingerprint, ITEMS, made)
         self.ranker.serve(Serving(self.model))

@@ -51,6 +51,8 @@ def model_of(seed: int = 0, items: int = 60, width: int = 8) -> InferenceModel:
 
 
 MODEL = model_of()
+NEVER_AGAIN = model_of()
+NEVER_AGAIN.repeats = False
 SCORER = Scorer(MODEL, FP32)
 
 
@@ -111,12 +113,13 @@ def test_ties_count_against_the_item():
 
 
 @settings(max_examples=60, deadline=None)
-@given(log=events, max_batch=st.integers(1, 7))
-def test_every_event_is_scored_against_the_ranking_before_it(log, max_batch):
+@given(log=events, max_batch=st.integers(1, 7), repeats=st.booleans())
+def test_every_event_is_scored_against_the_ranking_before_it(log, max_batch, repeats):
+    model = MODEL if repeats else NEVER_AGAIN
     broker = new_broker()
     for n, (user, item, event_id, event_type) in enumerate(log):
         broker.append("interactions", user.encode(), value(user, item, n, event_id, event_type), timestamp=NOW_MS)
-    member = Member(broker, MemoryStateStore(), max_batch, model=lambda: MODEL)
+    member = Member(broker, MemoryStateStore(), max_batch, model=lambda: model)
     member.source.assign([0])
     member.service.run(until_idle=True)
     found = {}
@@ -124,17 +127,17 @@ def test_every_event_is_scored_against_the_ranking_before_it(log, max_batch):
         assert batch.count == len(batch.ranks) == batch.seen
         assert batch.hits == {str(k): sum(0 < rank <= k for rank in batch.ranks) for k in HITS_AT}
         if batch.strategy == "gru":
-            assert batch.model_version == MODEL.version
+            assert batch.model_version == model.version
             found |= {batch.first_offset + at: rank for at, rank in zip(batch.offsets, batch.ranks, strict=True)}
-    assert found == prequential(log)
+    assert found == prequential(log, repeats)
     covered = [(b.first_offset, b.next_offset) for b in reports(broker) if b.strategy == "gru"]
     assert all(first < end for first, end in covered)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(covered))
 
 
-def prequential(log) -> dict[int, int]:
+def prequential(log, repeats: bool) -> dict[int, int]:
     """offset -> rank, one event at a time, by the ranking that the recommender would make."""
-    states, gone, ids, expected = {}, {}, {}, {}
+    states, gone, ids, expected, last = {}, {}, {}, {}, {}
     for offset, (user, item, event_id, event_type) in enumerate(log):
         known = ids.setdefault(user, [])
         if event_type == "impression" or (event_id and event_id in known):
@@ -144,6 +147,9 @@ def prequential(log) -> dict[int, int]:
             gone.setdefault(user, set()).add(MODEL.index[item])
             continue
         index, out = MODEL.index[item], tuple(gone.get(user, ()))
+        if not repeats:
+            out = (*out, *last.get(user, ()))
+            last[user] = [index]
         if (state := states.get(user)) is not None:
             rank = 0 if index in out else 1 + ranking(state, out).index(index)
             expected[offset] = rank if rank <= 20 else 0
@@ -185,7 +191,7 @@ def test_whatever_happens_a_reader_counts_no_event_twice(log, happenings, max_ba
             member = new_member()
     for running in (member, *zombies, new_member()):
         running.service.run(until_idle=True)
-    expected, counted, shown = prequential(log), Counted(), Counter()
+    expected, counted, shown = prequential(log, True), Counted(), Counter()
     ranked: Counter[int] = Counter()
     for record in reports(broker):
         batch = counted.take(record)

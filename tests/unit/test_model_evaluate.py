@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.model import evaluate as module
 from shared.model.evaluate import evaluate, metrics_of, popularity, ranks
-from shared.model.network import Network
+from shared.model.network import NO_REPEATS, Network
 from tests.unit.test_model_dataset import sessions_of
 
 
@@ -48,11 +48,16 @@ def test_large_catalogues_have_the_same_baseline() -> None:
     assert small.mrr20 == pytest.approx(large.mrr20)
 
 
+@pytest.mark.parametrize("repeats", [True, False])
 @pytest.mark.parametrize("score_bytes", [1, 400, 64 << 20])
-def test_evaluate_equals_event_by_event_in_double_precision(score_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_equals_event_by_event_in_double_precision(
+    score_bytes: int, repeats: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SCORE_BYTES", score_bytes)
     weights = Network(30, 8, torch.Generator().manual_seed(1)).weights()
     weights["item_bias"] = torch.linspace(-1, 1, 30)
+    if not repeats:  # the current item is not ranked at all
+        weights[NO_REPEATS] = torch.ones(1)
     rng = np.random.default_rng(0)
     sessions = [list(rng.integers(0, 30, n)) for n in (1, 2, 5, 90, 3)]
     gru = Network.from_weights(weights).gru.double()
@@ -60,8 +65,10 @@ def test_evaluate_equals_event_by_event_in_double_precision(score_bytes: int, mo
     expected = []
     for session in (s for s in sessions if len(s) > 1):
         states, _ = gru(embedding[torch.tensor(session[:-1], dtype=torch.int64)][:, None])
-        for state, target in zip(states[:, 0], session[1:], strict=True):
+        for state, current, target in zip(states[:, 0], session[:-1], session[1:], strict=True):
             scores = embedding @ state + bias
+            if not repeats:
+                scores[current] = -torch.inf
             expected.append(int((scores >= scores[target]).sum()))
     found = evaluate(weights, sessions_of(*sessions))
     reference = metrics_of(torch.tensor(expected))

@@ -41,6 +41,14 @@ def test_a_draw_that_hits_the_target_is_no_rival_of_it() -> None:
     assert softmax_loss(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1), among).item() == 0.0
 
 
+def test_a_barred_item_is_no_negative_of_that_pair_but_may_be_its_target() -> None:
+    hidden, embedding, bias = torch.ones(2, 1), torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3)
+    among = Candidates(np.arange(3), np.array([0, 2]), np.zeros(3, np.float32), np.array([1, 2]))
+    first = math.log(math.e + math.e**3) - 1
+    second = math.log(math.e + math.e**2 + math.e**3) - 3
+    assert softmax_loss(hidden, embedding, bias, among).item() == pytest.approx((first + second) / 2, abs=1e-5)
+
+
 def test_a_target_that_was_not_drawn_is_a_candidate_of_its_own_pair_only() -> None:
     sampler = NegativeSampler(np.array([1, 1, 1]), 1.0)
     sampler.draw = lambda count, rng: np.array([2, 2])  # type: ignore[method-assign]

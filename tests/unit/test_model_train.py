@@ -10,7 +10,8 @@ from shared.core.errors import ModelDamaged, SettingsInvalid
 from shared.model.config import ModelConfig, TrainConfig
 from shared.model.evaluate import evaluate, popularity
 from shared.model.fit import fit
-from shared.model.network import Network, Weights, check_weights, grow
+from shared.model.network import NO_REPEATS, Network, Weights, check_weights, grow
+from shared.model.repeats import never_repeats
 from shared.model.train import Progress, Trainer, TrainerState
 from shared.model.update import drop
 from tests.unit.test_model_dataset import sessions_of
@@ -137,6 +138,36 @@ def test_training_goes_on_from_what_was_published() -> None:
     published, _ = Network.from_weights(weights).gru(weights["item_embedding"][items])
     torch.testing.assert_close(states, published)
     assert network.embedding.norm(dim=1).sub(1).abs().max() < 1e-5
+
+
+def test_whether_the_current_item_is_ever_chosen_next_is_read_from_the_log() -> None:
+    never = [[2 * int(p), 2 * int(p) + 1] * 2 for p in np.random.default_rng(0).integers(0, 100, 400)]
+    assert never_repeats(sessions_of(*never), 0.01)
+    assert not never_repeats(sessions_of(*never), 0.0)
+    assert not never_repeats(sessions_of(*never[:50]), 0.01)  # 150 pairs: too few to know
+    assert never_repeats(sessions_of(*[[0], [0, 1]] * 400), 0.01)  # from one session to the next is no repeat
+    some = sessions_of(*never, *[[5, 5]] * 20)
+    assert not never_repeats(some, 0.01)
+    config = replace(SMALL, epochs=1)
+    quiet, loud = fit(config, sessions_of(*never), 200).weights, fit(config, some, 200).weights
+    assert NO_REPEATS in quiet
+    assert NO_REPEATS not in loud
+    assert NO_REPEATS in grow(quiet, 3, seed=1)
+    assert NO_REPEATS not in fit(config, some, 200, start=quiet).weights
+
+
+@pytest.mark.parametrize("negatives", [0, 20])
+def test_without_repeats_the_current_item_is_no_negative(negatives: int) -> None:
+    """Its row may then stay close to the states that it leads to."""
+    sessions = sessions_of(*[[2 * int(p), 2 * int(p) + 1] * 2 for p in np.random.default_rng(0).integers(0, 100, 400)])
+    own = {}
+    for below in (0.0, 0.01):
+        config = replace(TrainConfig(ModelConfig(16)), epochs=8, batch_events=64, negatives=negatives)
+        weights = fit(replace(config, repeats_below=below), sessions, 200).weights
+        states, _ = Network.from_weights(weights).gru(weights["item_embedding"][None])  # after each item alone
+        own[below] = functional.cosine_similarity(states[0], weights["item_embedding"]).mean()
+        assert evaluate(weights, sessions).recall20 > 0.7
+    assert own[0.01] > own[0.0]
 
 
 def test_by_cosines_an_item_is_no_better_placed_for_being_frequent() -> None:

@@ -108,6 +108,20 @@ def test_exclusions_leave_the_answer_full(twin):
     assert ids(twin.session(ITEMS[:32], k=20, exclude_seen=True)) == unseen[:20]
 
 
+def test_the_current_item_is_left_out_where_the_log_knows_no_repeats(twin):
+    twin.act("u", "item-1", "item-2", "no-item-of-the-model")
+    before = twin.ranking("u", "?k=1000")["items"]
+    assert {"item-1", "item-2"} <= {item["item_id"] for item in before}
+    twin.publish(0, never_again=True)
+    twin.act("u")
+    now = twin.ranking("u", "?k=1000")["items"]
+    assert now == [item for item in before if item["item_id"] != "item-2"]
+    assert twin.session(["item-1", "item-2", "no-item-of-the-model"], k=1000)["items"] == now
+    twin.act("u", "item-1")
+    assert "item-1" not in ids(twin.ranking("u", "?k=1000"))
+    assert "item-2" in ids(twin.ranking("u", "?k=1000"))
+
+
 def test_exclude_seen_holds_on_the_next_request(twin):
     twin.act("u", "item-1")
     best = ids(twin.ranking("u", "?exclude_seen=true"))[0]
