@@ -69,6 +69,8 @@ def _adapt(args: argparse.Namespace) -> dict[str, Any]:
     unknown = set(names) - set(NAMES)
     if unknown or not names:
         raise SettingsInvalid(f"--policies {args.policies}: there are {', '.join(NAMES)}")
+    if args.sequence != "user" or args.resume:
+        raise SettingsInvalid("adapt carries a user's state through all sessions, and begins anew each time")
     began = time.monotonic()
     errors = Console(stderr=True)
     work = _prepare(args, lambda text: errors.print(text, highlight=False, soft_wrap=True))
