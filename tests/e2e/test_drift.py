@@ -274,7 +274,7 @@ def test_another_retrainer_takes_over_from_one_that_hangs(scene: Scene, tmp_path
         until(lambda: _readiness(port).get("decides") is False, 60, "the second one to stand by")
         os.kill(first, signal.SIGSTOP)
         until(lambda: _readiness(port).get("decides"), 30, "the second one to decide")
-        assert _readiness(port)["champion"] == scene.registry.current()
+        until(lambda: _readiness(port).get("champion") == scene.registry.current(), 10, "it to know the champion")
         os.kill(first, signal.SIGCONT)
         until(lambda: _readiness(scene.health).get("decides") is False, 30, "the first one to stand by")
         assert _readiness(port)["decides"]
