@@ -118,7 +118,7 @@ def replay(
     learnt = rules.begin
     for begin, end in stream.slices(rules.begin, rules.slice_ms, rules.most):
         before = states.advance(begin, end)
-        found, times = _test(stream, begin, end, before, folded)
+        found, times = _test(stream, begin, end, before, folded, states)
         outcome.curve.add((times - began) // HOUR_MS, found)
         folded.observe(begin, end, before)
         now = int(stream.ts[end - 1])
@@ -134,9 +134,12 @@ def replay(
     return outcome
 
 
-def _test(stream: Stream, begin: int, end: int, before: torch.Tensor, folded: FoldedItems) -> tuple[Ranks, Ints]:
+def _test(
+    stream: Stream, begin: int, end: int, before: torch.Tensor, folded: FoldedItems, states: States
+) -> tuple[Ranks, Ints]:
     """(ranks (T,), times (T,)) of the tested events of a slice, ranked by what was known before it."""
     at = np.flatnonzero(stream.tested[begin:end])
     catalogue = folded.catalogue(int(stream.seen[begin - 1]))
     targets = torch.from_numpy(stream.items[begin:end][at].astype(np.int64))
-    return ranks(catalogue, before[torch.from_numpy(at)], targets), stream.ts[begin:end][at]
+    left_out = torch.from_numpy(states.current(begin + at))
+    return ranks(catalogue, before[torch.from_numpy(at)], targets, left_out), stream.ts[begin:end][at]

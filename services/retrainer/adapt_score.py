@@ -36,8 +36,11 @@ class Ranks:
     """Among the items that the model knows only"""
 
 
-def ranks(catalogue: Catalogue, states: torch.Tensor, targets: torch.Tensor) -> Ranks:
-    """states (N, D), targets (N,) int64; a target beyond the catalogue's rows has no rank."""
+def ranks(
+    catalogue: Catalogue, states: torch.Tensor, targets: torch.Tensor, left_out: torch.Tensor | None = None
+) -> Ranks:
+    """states (N, D), targets (N,) int64; a target beyond the catalogue's rows has no rank. left_out (N,) int64: a known
+    item that the ranking does not hold, -1: it holds all."""
     rows = len(catalogue.bias)
     present = targets < rows
     places = torch.where(present, targets, 0)
@@ -47,6 +50,11 @@ def ranks(catalogue: Catalogue, states: torch.Tensor, targets: torch.Tensor) -> 
     floor = own - 1e-5 * own.abs().clamp(min=1.0)
     above = _not_below(catalogue, states, floor)  # (2, N): of the known, of all
     ranked = present & torch.isfinite(own)
+    if left_out is not None:
+        at = left_out.clamp(min=0)
+        scores = (states * catalogue.embedding[at]).sum(1) + catalogue.bias[at]
+        above = (above - ((left_out >= 0) & (scores >= floor)).long()).clamp(min=1)
+        ranked &= left_out != targets
     plain = torch.where(ranked & (targets < catalogue.known), above[0], 0)
     folded = torch.where(ranked, above[1], 0)
     return Ranks(_top(folded).numpy(), _top(plain).numpy())

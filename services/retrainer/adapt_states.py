@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from services.retrainer.adapt_stream import Ints, Stream
-from shared.model.network import Weights, check_weights
+from shared.model.network import Weights, check_weights, offers_repeats
 
 
 class Live:
@@ -19,6 +19,7 @@ class Live:
 
     def __init__(self, weights: Weights) -> None:
         self.items, self.width = check_weights(weights)
+        self.repeats = offers_repeats(weights)
         self.weights = weights
         self.embedding, self.bias = weights["item_embedding"], weights["item_bias"]
         # What an item adds to the gates is the same each time: (I, 3D), a tenth of a second for 40,000 items.
@@ -69,6 +70,17 @@ class States:
                 after = self.model.step(items[at], hidden[torch.from_numpy(np.flatnonzero(moves))])
                 self._hidden[torch.from_numpy(users[turn[moves]])] = after
         return before
+
+    def current(self, events: Ints) -> Ints:
+        """(N,) int64: the item that the ranking before each of these events (N,) leaves out by itself, -1: none."""
+        found = np.full(len(events), -1, np.int64)
+        if not self.model.repeats and len(events):
+            items, lengths = self._stream.history(events, self._recent)
+            known = (items < self.model.items) & (np.arange(self._recent) < lengths[:, None])
+            last = self._recent - 1 - np.argmax(known[:, ::-1], axis=1)
+            rows = np.flatnonzero(known.any(axis=1))
+            found[rows] = items[rows, last[rows]]
+        return found
 
     def _rebuild(self, users: Ints, begin: int) -> None:
         """States of other models, of users that are met now, from the items before event ``begin``."""

@@ -20,7 +20,7 @@ from services.retrainer.adapt_stream import stream_of
 from shared.core.drift import DriftRules
 from shared.core.errors import LogUnreadable
 from shared.model.config import ModelConfig, TrainConfig
-from shared.model.network import Network
+from shared.model.network import NO_REPEATS, Network
 
 START = 1_600_000_000_000
 RULES = DriftRules(least_events=200, cooldown_s=600.0, delta=0.002, least_fall=0.1)
@@ -128,6 +128,23 @@ def test_ranks_count_the_whole_catalogue_with_and_without_the_folded_in_rows():
         for known, got in ((2000, found.plain), (2500, found.folded)):
             rank = int((scores[row, :known] >= scores[row, target]).sum()) if target < min(known, 2400) else 0
             assert got[row] == (rank if rank <= 20 else 0)
+
+
+def test_an_item_that_is_left_out_has_no_rank_and_takes_no_place():
+    catalogue = Catalogue(torch.tensor([[3.0], [2.0], [1.0], [4.0]]), torch.zeros(4), 3)
+    states, targets = torch.ones(4, 1), torch.tensor([2, 2, 0, 3])
+    found = ranks(catalogue, states, targets, torch.tensor([0, -1, 0, 1]))
+    assert found.plain.tolist() == [2, 3, 0, 0]
+    assert found.folded.tolist() == [3, 4, 0, 1]
+
+
+def test_what_is_left_out_is_the_last_item_that_the_model_knows():
+    rows = [("s1", "ann", "a", 1), ("s2", "bob", "b", 2), ("s1", "ann", "c", 3), ("s1", "ann", "b", 4)]
+    stream = stream_of(log_of(rows), "log")  # items a, b, c; the model knows a and b
+    events = np.arange(4)
+    assert States(stream, Live(weights_of(2)), recent=5).current(events).tolist() == [-1] * 4
+    quiet = {**weights_of(2), NO_REPEATS: torch.ones(1)}
+    assert States(stream, Live(quiet), recent=5).current(events).tolist() == [-1, -1, 0, 0]
 
 
 def test_ties_count_against_the_chosen_item():
