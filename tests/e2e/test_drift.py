@@ -116,6 +116,18 @@ class Scene:
         """Processes of the training that runs."""
         return children(self.retrainer())
 
+    def settled(self) -> str | None:
+        """The version in service, when no training runs and enough of its engagement is known."""
+        version, events = self.registry.current(), 0.0
+        try:
+            metrics = httpx.get(f"http://127.0.0.1:{self.health}/metrics", timeout=2).text
+        except httpx.HTTPError:
+            return None  # it is being started again
+        for line in metrics.splitlines():
+            if line.startswith("driftwood_engagement_read_events_total") and f'version="{version}"' in line:
+                events = float(line.split()[-1])
+        return version if events > 1000 and not self.training() else None
+
     def kill_retrainer(self) -> list[int]:
         """SIGKILL; returns what was running below it, when all of that has ended."""
         pid = self.retrainer()
@@ -156,11 +168,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def test_an_alarm_with_nothing_in_the_log(scene: Scene):
     version = scene.publish_noise(1)
     until(lambda: scene.details("swap"), 20, "the first model to be seen")
-    scene.tell(version, 0.7, 600)
-    scene.tell(version, 0.1, 400)
+    scene.tell(version, 0.4, 800)  # less than a trained model comes to: the alarm does not repeat for ever
+    scene.tell(version, 0.0, 400)
     training = until(lambda: scene.details("training"), 60, "the training to end")[0]
     assert (training["reason"], training["outcome"]) == ("drift", "nothing")
-    assert scene.details("alarm")[0]["before"] == pytest.approx(0.7, abs=0.1)
+    assert scene.details("alarm")[0]["before"] == pytest.approx(0.4, abs=0.1)
     assert scene.registry.current() == version
 
 
@@ -168,12 +180,10 @@ def test_an_alarm_with_nothing_in_the_log(scene: Scene):
 def test_a_retrainer_killed_in_the_middle_of_a_training(scene: Scene):
     """The level stays low, so the alarm repeats; now the log holds enough."""
     scene.stream.start()
-    until(lambda: scene.stream.sent > 4000, 60, "a history")
-    known = [training["version"] for training in scene.details("training")]
-    until(scene.training, 60, "a training to run")
-    scene.kill_retrainer()
-    until(lambda: scene.registry.current() != "1", 90, "a better model in service")
-    assert "1" not in known
+    until((scene.stack.folder / "training" / "plan.json").exists, 90, "a training to have read the log")
+    assert scene.registry.current() == "1"
+    assert scene.kill_retrainer()
+    until(lambda: scene.registry.current() != "1", 120, "a better model in service")
     until(lambda: scene.loaded() == scene.registry.current(), 10, "the recommender to rank with it")
     version = scene.registry.current()
     gate = until(lambda: [g for g in scene.details("gate") if g["version"] == version], 20, "the gate's note")[0]
@@ -183,9 +193,8 @@ def test_a_retrainer_killed_in_the_middle_of_a_training(scene: Scene):
 
 @pytest.mark.slow
 def test_taste_shifts_and_a_retrainer_killed_while_it_publishes(scene: Scene):
-    before = scene.registry.current()
+    before = until(scene.settled, 120, "a model with some history")
     alarms = len(scene.details("alarm"))
-    until(lambda: not scene.training(), 60, "no training")
     scene.stream.shift()
     until(lambda: len(scene.details("alarm")) > alarms, 60, "an alarm")
     alarm = scene.details("alarm")[alarms]
@@ -229,7 +238,7 @@ def test_a_challenger_that_is_not_better_is_kept_back(scene: Scene, tmp_path: Pa
 
 
 def test_a_bad_promotion_is_rolled_back(scene: Scene):
-    champion = scene.registry.current()
+    champion = until(scene.settled, 120, "a champion with some history")
     bad = scene.publish_noise(2)
     until(lambda: scene.loaded() == bad, 10, "the bad model in service")
     until(lambda: scene.registry.current() == champion, 60, "the champion to be back")
@@ -242,7 +251,7 @@ def test_a_bad_promotion_is_rolled_back(scene: Scene):
 
 
 def test_a_corrupted_challenger_is_refused_and_taken_back(scene: Scene):
-    champion = scene.registry.current()
+    champion = until(scene.settled, 120, "a champion that nobody replaces just now")
     damaged = scene.publish_noise(3, promote=False)
     weights = scene.folder / "versions" / damaged / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
