@@ -73,7 +73,7 @@ def over_time(outcomes: Mapping[str, Outcome]) -> Table:
 
 def totals(outcomes: Mapping[str, Outcome]) -> Table:
     """One row for each policy."""
-    heads = ("policy", "Recall@20", "MRR@20", "no fold-in: R", "MRR", "trainings", "train s")
+    heads = ("policy", "Recall@20", "MRR@20", "no fold-in", "MRR", "trainings", "train s")
     table = Table(*heads, box=None, padding=(0, 2))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -106,7 +106,8 @@ def draw_outcomes(path: Path, title: str, outcomes: Mapping[str, Outcome]) -> Pa
 
 def _label(name: str, outcome: Outcome) -> str:
     found = outcome.summary()
-    return f"{name}: {found['trainings']} trainings, {found['train_s']:.0f} s"
+    count = int(found["trainings"])
+    return f"{name}: {count} training{'s' if count > 1 else ''}, {found['train_s']:.0f} s"
 
 
 def _cell(curve: Curve, part: slice) -> str:

@@ -77,4 +77,4 @@ def _draw_panel(axes: object, panel: Panel, colours: dict[str, str]) -> None:
     if panel.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if len(panel.lines) > 1:
-        axes.legend(fontsize=9, frameon=False, loc="upper right", ncols=min(4, len(panel.lines)))
+        axes.legend(fontsize=9, frameon=False, loc="best", ncols=min(4, len(panel.lines)))
