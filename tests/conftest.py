@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.settings import KafkaSettings, RedisSettings
 from tests import servers
+
+# Two files of tests run at once, each with servers beside it: threads of torch would wait for one another.
+torch.set_num_threads(1)
 
 
 def _missing(what: str) -> None:
