@@ -19,13 +19,8 @@ from tests.servers import ROOT
 APPLIED = 'driftwood_consumer_events_total{outcome="applied"}'
 
 
-def poll_loop(count: int, plain: bool) -> None:
-    """In a process of its own: poll ``count`` messages and do nothing with them. Prints messages a second.
-
-    plain: without the C extension for checksums.
-    """
-    if plain:
-        sys.modules["crc32c"] = None  # type: ignore[assignment]
+def poll_loop(count: int) -> None:
+    """In a process of its own: poll ``count`` messages and do nothing with them. Prints messages a second."""
     from kafka import KafkaConsumer
 
     settings = KafkaSettings()
@@ -49,11 +44,13 @@ def poll_loop(count: int, plain: bool) -> None:
 
 
 def measure_poll(world: BenchWorld, count: int, plain: bool) -> float:
+    """plain: without the C extension for checksums, which must be hidden before kafka-python looks for it."""
     env = {
         "KAFKA_BOOTSTRAP_SERVERS": world.kafka.kafka_bootstrap_servers,
         "KAFKA_API_VERSION": world.kafka.kafka_api_version,
     }
-    code = f"from tests.bench.bench_consumer import poll_loop; poll_loop({count}, {plain})"
+    hide = "import sys; sys.modules['crc32c'] = None; " if plain else ""
+    code = f"{hide}from tests.bench.bench_consumer import poll_loop; poll_loop({count})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
