@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -40,6 +37,7 @@ from shared.adapters.settings import (
     RedisSettings,
     RegistrySettings,
 )
+from shared.adapters.stalls import end_on_stall
 from shared.core.errors import Unavailable
 from shared.model.inference import InferenceModel
 
@@ -77,17 +75,6 @@ def _patiently(what: Callable[[], T], status: _Status, stop: threading.Event) ->
             stop.wait(pause)
             pause = min(2 * pause, 5.0)
     return None
-
-
-def _watch_for_stalls(service: ConsumerService, stall_s: float) -> None:
-    """End the process if the loop hangs, in a client library say: a restart is safe at any time, waiting is not."""
-    while True:
-        time.sleep(min(1.0, stall_s / 4))
-        idle_s = time.monotonic() - service.turned_at
-        if idle_s > stall_s:
-            log.critical("no turn of the loop for %.0f s (CONSUMER_STALL_S): ending, to be started again", idle_s)
-            faulthandler.dump_traceback(all_threads=True)
-            os._exit(70)
 
 
 def main() -> int:
@@ -178,9 +165,8 @@ def main() -> int:
         sweep.start()
         if stop.is_set():
             status.service.stop()
-        threading.Thread(
-            target=_watch_for_stalls, args=(status.service, consumer.consumer_stall_s), name="stalls", daemon=True
-        ).start()
+        service = status.service
+        end_on_stall(lambda: service.turned_at, consumer.consumer_stall_s, "CONSUMER_STALL_S")
         status.service.run()
         sweep.stop()
         engagement.stop()

@@ -84,8 +84,9 @@ class Applier:
             refused: list[Placed] = []
             writing: list[_Advanced] = []
             try:
-                for part in _parts(pending, self._part_users):
-                    writing.append(self._advance(part, model, wanted, server_id))
+                parts = list(_parts(pending, self._part_users))
+                for part in parts:
+                    writing.append(self._advance(part, model, wanted, server_id, beside=len(parts) > 1))
                     if len(writing) > 1:
                         refused += self._keep(writing[0], stored)
                         del writing[0]
@@ -96,15 +97,21 @@ class Applier:
             pending = refused
         raise Unavailable(f"the state store refused {len(pending)} writes {_WRITE_ATTEMPTS} times in a row")
 
-    def _advance(self, events: list[Placed], model: InferenceModel | None, wanted: Wanted, server_id: str) -> _Advanced:
-        """Read the users' states, advance them, and begin to write them."""
+    def _advance(
+        self, events: list[Placed], model: InferenceModel | None, wanted: Wanted, server_id: str, *, beside: bool
+    ) -> _Advanced:
+        """Read the users' states, advance them, and write them; beside: in the writer's thread."""
         started = time.perf_counter()
         states = self._read(list(dict.fromkeys(event.user_id for event in events)))
         started = self._lap("read", started)
         again = redelivered_choices(states, events, model) if self._fold_in and model is not None else []
         outcome = advance_states(states, events, model, self._recent_limit, wanted)
         self._lap("advance", started)
-        return _Advanced(events, outcome, again, self._writer.submit(self._write, states, outcome, server_id))
+        if beside:
+            return _Advanced(events, outcome, again, self._writer.submit(self._write, states, outcome, server_id))
+        refused: Future[set[str]] = Future()
+        refused.set_result(self._write(states, outcome, server_id))
+        return _Advanced(events, outcome, again, refused)
 
     def _read(self, users: Sequence[str]) -> dict[str, UserState]:
         states: dict[str, UserState] = {}

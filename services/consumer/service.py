@@ -26,6 +26,7 @@ from services.consumer.metrics import ConsumerMetrics
 from services.consumer.partitions import Partitions
 from shared.core.errors import DriftwoodError, TopicMissing, TopicRecreated, Unavailable
 from shared.core.ports import InteractionSource, Polled, Publisher
+from shared.core.waiting import poll_without_records
 
 log = logging.getLogger(__name__)
 
@@ -185,15 +186,9 @@ class ConsumerService:
             self._inflight = None
         if isinstance(error, TopicRecreated):
             return
-        self._source.hold()
-        try:
-            polled = self._source.poll(pause, 1)
-            self._partitions.drop(polled.revoked)
-            self._to_take = (self._to_take - polled.revoked) | polled.assigned
-        except (Unavailable, TopicMissing, TopicRecreated):
-            self._stop.wait(pause)
-        finally:
-            self._source.release()
+        polled = poll_without_records(self._source, pause, self._stop)
+        self._partitions.drop(polled.revoked)
+        self._to_take = (self._to_take - polled.revoked) | polled.assigned
 
     def _finish(self) -> None:
         """The orderly end: what was applied is committed, then the group is left."""

@@ -6,7 +6,6 @@ in the main thread, reads engagement, trains and rolls back. Of several retraine
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import signal
@@ -46,6 +45,7 @@ from shared.adapters.settings import (
     RetrainerSettings,
     TrainSettings,
 )
+from shared.adapters.stalls import end_on_stall
 from shared.core.drift import DriftRules
 from shared.core.errors import DriftwoodError, TopicMissing, Unavailable
 
@@ -85,7 +85,7 @@ class System:
     def run(self) -> None:
         """Until ``stop``."""
         self._logging.start()
-        threading.Thread(target=self._watch_for_stalls, name="stalls", daemon=True).start()
+        end_on_stall(self._turned_at, self.retrainer.retrainer_stall_s, "RETRAINER_STALL_S")
         self._decider.run()
         self._logging.join(self.retrainer.retrainer_stall_s)
         self._lease.close()
@@ -181,17 +181,9 @@ class System:
             settings.session_log_upkeep_s,
         )
 
-    def _watch_for_stalls(self) -> None:
-        """End the process if a loop hangs, in a client library say: a restart is safe at any time, waiting is not."""
-        stall_s = self.retrainer.retrainer_stall_s
-        while True:
-            time.sleep(min(1.0, stall_s / 4))
-            turned_at = min(self._decider.turned_at, self._logger.turned_at if self._logger else time.monotonic())
-            idle_s = time.monotonic() - turned_at
-            if idle_s > stall_s:
-                log.critical("no turn of a loop for %.0f s (RETRAINER_STALL_S): ending, to be started again", idle_s)
-                faulthandler.dump_traceback(all_threads=True)
-                os._exit(70)
+    def _turned_at(self) -> float:
+        """Of the loop that came round least recently."""
+        return min(self._decider.turned_at, self._logger.turned_at if self._logger else time.monotonic())
 
 
 def _in_background(work: Callable[[], None]) -> Future[None]:

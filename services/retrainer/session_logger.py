@@ -18,6 +18,7 @@ from shared.core.errors import DriftwoodError, TopicMissing, TopicRecreated, Una
 from shared.core.events import EventRules
 from shared.core.ports import InteractionSource, Polled, Record
 from shared.core.session_log_port import ForgetsReader, SessionLog, SessionLogHooks
+from shared.core.waiting import poll_without_records
 
 log = logging.getLogger(__name__)
 
@@ -132,12 +133,15 @@ class SessionLogger:
 
     def _rebalanced(self, polled: Polled) -> set[int]:
         """The partitions taken over."""
-        for number in polled.revoked:
-            self._buffers.pop(number, None)
-        self._to_take = (self._to_take - polled.revoked) | polled.assigned
+        self._note_rebalance(polled)
         self._take(self._to_take)
         took, self._to_take = self._to_take, set()
         return took
+
+    def _note_rebalance(self, polled: Polled) -> None:
+        for number in polled.revoked:
+            self._buffers.pop(number, None)
+        self._to_take = (self._to_take - polled.revoked) | polled.assigned
 
     def _take(self, partitions: Iterable[int]) -> None:
         """Read these from where the log says. What is in hand of them is dropped."""
@@ -219,16 +223,7 @@ class SessionLogger:
         log.error("session log: %s; trying again in %.2f s", error, pause, extra={"attempt": self._failures})
         if isinstance(error, TopicRecreated):
             return
-        self._source.hold()
-        try:
-            polled = self._source.poll(pause, 1)
-            for number in polled.revoked:
-                self._buffers.pop(number, None)
-            self._to_take = (self._to_take - polled.revoked) | polled.assigned
-        except (Unavailable, TopicMissing, TopicRecreated):
-            self._stop.wait(pause)
-        finally:
-            self._source.release()
+        self._note_rebalance(poll_without_records(self._source, pause, self._stop))
 
     def _finish(self) -> None:
         try:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import cast
 
-import redis
-
-from shared.adapters.redis_store import connect
+from shared.adapters.redis_client import RedisConnection
 from shared.adapters.settings import RedisSettings
-from shared.core.errors import Unavailable
-
-T = TypeVar("T")
 
 # KEYS: the lease; ARGV: who asks, time to live in ms.
 _HOLD = """
@@ -30,25 +24,17 @@ return 1
 """
 
 
-class RedisLease:
+class RedisLease(RedisConnection):
     """The Lease port. One instance is one would-be holder; ttl_s: after so long without ``hold`` it is another's."""
 
     def __init__(self, settings: RedisSettings, name: str, ttl_s: float) -> None:
-        self._redis = connect(settings)
+        super().__init__(settings)
         self._me = uuid.uuid4().hex
         self._key, self._value = f"{settings.redis_prefix}{name}:lease", f"{settings.redis_prefix}{name}"
         self._ttl_ms = round(1000 * ttl_s)
         self._hold = self._redis.register_script(_HOLD)
         self._release = self._redis.register_script(_RELEASE)
         self._write = self._redis.register_script(_WRITE)
-        kwargs = self._redis.connection_pool.connection_kwargs
-        self.address = f"{kwargs.get('host', kwargs.get('path'))}:{kwargs.get('port', '')}"
-
-    def _call(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except redis.RedisError as error:
-            raise Unavailable(f"Redis at {self.address}: {error}") from error
 
     def hold(self) -> bool:
         """See Lease."""

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
+from shared.adapters.redis_client import RedisConnection
 from shared.adapters.settings import RedisSettings
 from shared.core.errors import Unavailable
 from shared.core.ports import StateWrite
 from shared.core.state import TOKEN_BYTES
-
-T = TypeVar("T")
 
 _SPECIAL = re.compile(rb"([\\*?\[\]^])")
 """What has a meaning in a pattern of Redis."""
@@ -53,42 +48,16 @@ return refused
 """
 
 
-def connect(settings: RedisSettings) -> redis.Redis:
-    """A client. No silent retries: whoever holds state must know that the connection broke."""
-    options: dict[str, object] = {}
-    if settings.redis_username:
-        options["username"] = settings.redis_username
-    if settings.redis_password.get_secret_value():
-        options["password"] = settings.redis_password.get_secret_value()
-    if settings.redis_ssl_ca_certs:
-        options["ssl_ca_certs"] = settings.redis_ssl_ca_certs
-    return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        socket_timeout=settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        **options,
-    )
-
-
-class RedisStateStore:
+class RedisStateStore(RedisConnection):
     """The StateStore port on Redis 6.2 or newer."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        self._redis = connect(settings)
+        super().__init__(settings)
         self._ttl = settings.user_ttl_s
         self._user = f"{settings.redis_prefix}u:".encode()
         self._bad = f"{settings.redis_prefix}damaged:".encode()
         self._progress = f"{settings.redis_prefix}p:"
         self._cas = self._redis.register_script(_CAS)
-        kwargs = self._redis.connection_pool.connection_kwargs
-        self.address = f"{kwargs.get('host', kwargs.get('path'))}:{kwargs.get('port', '')}"
-
-    def _call(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except redis.RedisError as error:
-            raise Unavailable(f"Redis at {self.address}: {error}") from error
 
     def _user_key(self, user_id: str) -> bytes:
         return self._user + user_id.encode()
@@ -161,7 +130,3 @@ class RedisStateStore:
         """See StateStore: Redis' run_id, new with every start and after a failover."""
         info = self._call(lambda: cast("dict[str, object]", self._redis.info("server")))
         return str(info["run_id"])
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._redis.close()

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.redis_store import RedisStateStore
-from shared.adapters.settings import KafkaSettings, RedisSettings
 from shared.core.state import decode_state
-from tests.integration.test_recommender_process import Process
+from tests.integration.recommender_process import Process
 from tests.servers import until
 from tests.unit.recommender_twins import ids
 
 USERS = [f"user-{n}" for n in range(12)]
-
-
-@pytest.fixture
-def system(kafka_settings: KafkaSettings, redis_settings: RedisSettings, tmp_path: Path) -> Iterator[Process]:
-    ensure_topics(kafka_settings)
-    system = Process(kafka_settings, redis_settings, tmp_path)
-    yield system
-    system.close()
 
 
 def test_new_items_are_ranked_before_the_next_model_and_all_is_refreshed_by_it(system: Process) -> None:

@@ -36,7 +36,8 @@ from shared.model.fold_in import Rows
 from shared.model.inference import InferenceModel
 from shared.model.rank import Ranked
 from shared.model.scorer import Scorer
-from tests.unit.test_replay_property import NOW_MS, Member, chaos, events, value
+from tests.unit.chaos import chaos, live_through
+from tests.unit.test_replay_property import NOW_MS, Member, events, value
 
 
 def model_of(seed: int = 0, items: int = 60, width: int = 8) -> InferenceModel:
@@ -164,31 +165,13 @@ def test_whatever_happens_a_reader_counts_no_event_twice(log, happenings, max_ba
     for n, (user, item, event_id, event_type) in enumerate(log):
         broker.append("interactions", user.encode(), value(user, item, n, event_id, event_type), timestamp=NOW_MS)
     store = MemoryStateStore()
-    disk = store.snapshot()
 
     def new_member() -> Member:
         member = Member(broker, store, max_batch, 1000.0, lambda: MODEL)
         member.source.assign([0])
         return member
 
-    member, zombies = new_member(), []
-    for turns, happening in happenings:
-        member.turns(turns)
-        if happening == "commit":
-            member.commit()
-            disk = store.snapshot()
-        elif happening == "redis rolls back":
-            store.restart(disk)
-        elif happening == "redis away":
-            store.available = False
-            member.turns(2)
-            store.available = True
-        elif happening == "hand over":
-            member.source.revoke([0])
-            member = new_member()
-        else:
-            zombies += [member] if happening == "zombie" else []
-            member = new_member()
+    member, zombies = live_through(happenings, store, new_member, [0])
     for running in (member, *zombies, new_member()):
         running.service.run(until_idle=True)
     expected, counted, shown = prequential(log, True), Counted(), Counter()

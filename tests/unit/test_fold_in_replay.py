@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from shared.adapters.memory import MemoryBroker, MemoryStateStore
 from shared.core.progress import Folded, decode_progress
 from shared.core.state import decode_state
-from tests.unit.test_replay_property import ITEMS, NOW_MS, USERS, Member, chaos, make_model, value
+from tests.unit.chaos import chaos, live_through
+from tests.unit.test_replay_property import ITEMS, NOW_MS, USERS, Member, make_model, value
 
 MODEL = make_model(known=4)
 OTHER = make_model(seed=1, known=6)
@@ -79,33 +80,13 @@ def test_choices_are_counted_once_each_also_where_a_user_repeats_them(log, happe
 
 def after_chaos(broker: MemoryBroker, happenings, max_batch: int, keep: int = 50) -> MemoryStateStore:
     store = MemoryStateStore()
-    disk = store.snapshot()
 
     def another() -> FoldingMember:
         made = FoldingMember(broker, store, max_batch, 1000.0, keep=keep)
         made.source.assign([0, 1])
         return made
 
-    member = another()
-    zombies = []
-    for turns, happening in happenings:
-        member.turns(turns)
-        if happening == "commit":
-            member.commit()
-            disk = store.snapshot()
-        elif happening == "redis rolls back":
-            store.restart(disk)
-        elif happening == "redis away":
-            store.available = False
-            member.turns(2)
-            store.available = True
-        elif happening == "hand over":
-            member.source.revoke([0, 1])
-            member = another()
-        else:
-            if happening == "zombie":
-                zombies.append(member)
-            member = another()
+    member, zombies = live_through(happenings, store, another, [0, 1])
     for zombie in zombies:
         zombie.turns(2)
     for running in (member, *zombies, another()):

@@ -25,6 +25,7 @@ from shared.core.events import EventRules
 from shared.core.progress import decode_progress
 from shared.core.state import UserState, decode_state
 from shared.model.inference import InferenceModel
+from tests.unit.chaos import chaos, live_through
 
 USERS = [f"u{i}" for i in range(4)]
 ITEMS = [f"i{i}" for i in range(9)]
@@ -124,13 +125,6 @@ events = st.lists(
     ),
     max_size=40,
 )
-# What happens while the log is read: some turns, then something bad (or nothing).
-chaos = st.lists(
-    st.tuples(
-        st.integers(0, 3), st.sampled_from(["crash", "redis rolls back", "zombie", "redis away", "commit", "hand over"])
-    ),
-    max_size=8,
-)
 
 
 @settings(max_examples=400, deadline=None)
@@ -142,38 +136,18 @@ def test_whatever_happens_the_states_equal_those_of_a_clean_replay(log, happenin
     for n, (user, item, event_id, event_type) in enumerate(log):
         broker.append("interactions", user.encode(), value(user, item, n, event_id, event_type), timestamp=NOW_MS)
     store = MemoryStateStore()
-    disk = store.snapshot()
-    commit_s = 1000.0  # commits only where a happening asks for one
-    member = Member(broker, store, max_batch, commit_s)
-    member.source.assign([0, 1])
-    zombies = []
-    for turns, happening in happenings:
-        member.turns(turns)
-        if happening == "commit":
-            member.commit()
-            disk = store.snapshot()
-        elif happening == "redis rolls back":
-            store.restart(disk)
-        elif happening == "redis away":
-            store.available = False
-            member.turns(2)
-            store.available = True
-        elif happening == "hand over":
-            member.source.revoke([0, 1])
-            member = Member(broker, store, max_batch, commit_s)
-            member.source.assign([0, 1])
-        else:
-            if happening == "zombie":
-                zombies.append(member)
-            member = Member(broker, store, max_batch, commit_s)
-            member.source.assign([0, 1])
+
+    def another() -> Member:
+        member = Member(broker, store, max_batch, 1000.0)  # commits only where a happening asks for one
+        member.source.assign([0, 1])
+        return member
+
+    member, zombies = live_through(happenings, store, another, [0, 1])
     for zombie in zombies:
         zombie.turns(2)  # an old owner that has not noticed
     for running in (member, *zombies):
         running.service.run(until_idle=True)
-    last = Member(broker, store, max_batch, commit_s)  # the next owner finds what those before it left
-    last.source.assign([0, 1])
-    last.service.run(until_idle=True)
+    another().service.run(until_idle=True)  # the next owner finds what those before it left
     expected = clean_replay(broker)
     assert content(store) == content(expected)
     assert trending(store) == trending(expected)

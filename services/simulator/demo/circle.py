@@ -62,10 +62,6 @@ class Journal:
         self.notes += fresh
         return fresh
 
-    def trainings(self) -> int:
-        """How many came to an end."""
-        return sum(note["kind"] == "training" for note in self.notes)
-
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
@@ -111,10 +107,8 @@ class Story:
     def mark_notes(self, notes: Sequence[Mapping[str, Any]]) -> None:
         """Alarms and swaps, when they were."""
         for note in notes:
-            if note["kind"] == "alarm":
-                self.moments.append(((note["at"] - self._began_ms) / 1000, "alarm"))
-            elif note["kind"] in ("swap", "rollback"):
-                text = f"version {note['details'].get('version')}"
+            if note["kind"] in ("alarm", "swap", "rollback"):
+                text = "alarm" if note["kind"] == "alarm" else f"version {note['details'].get('version')}"
                 self.moments.append(((note["at"] - self._began_ms) / 1000, text))
 
     def draw(self, path: Path) -> Path:

@@ -158,7 +158,7 @@ class Demo:
             self._train_here(table)
         else:
             self._view.detail = "the retrainer trains its first model by itself"
-            self._wait_for_model("", _TRAINING_LIMIT_S)
+            self._wait_for_model(None, _TRAINING_LIMIT_S)
         return table.height
 
     def _train_here(self, table: pl.DataFrame) -> None:
@@ -180,10 +180,10 @@ class Demo:
         self._view.detail = "waiting for the services to take it over"
         self._wait_for_model(result["version"], _SWAP_S)
 
-    def _wait_for_model(self, version: str, seconds: float) -> None:
-        """Until rankings come from this version, or from any."""
+    def _wait_for_model(self, version: str | None, seconds: float) -> None:
+        """Until rankings come from this version; None: from any."""
         deadline = time.monotonic() + seconds
-        while self._board.model_version is None or self._board.model_version != (version or self._board.model_version):
+        while (live := self._board.model_version) is None or version not in (None, live):
             if time.monotonic() > deadline:
                 name = f"version {version} is published, but" if version else "no model was trained:"
                 raise DemoFailed(f"{name} no ranking came from it in {seconds:.0f} s")

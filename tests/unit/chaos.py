@@ -1,0 +1,61 @@
+"""What happens to consumers while they read the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+from hypothesis import strategies as st
+
+from shared.adapters.memory import MemoryInteractionSource, MemoryStateStore
+
+# Some turns, then something bad (or nothing).
+chaos = st.lists(
+    st.tuples(
+        st.integers(0, 3), st.sampled_from(["crash", "redis rolls back", "zombie", "redis away", "commit", "hand over"])
+    ),
+    max_size=8,
+)
+
+
+class Running(Protocol):
+    """A member of the consumer group."""
+
+    source: MemoryInteractionSource
+
+    def turns(self, count: int) -> None:
+        """So many of its loop."""
+
+    def commit(self) -> None:
+        """Make durable what it did."""
+
+
+M = TypeVar("M", bound=Running)
+
+
+def live_through(
+    happenings: Iterable[tuple[int, str]], store: MemoryStateStore, another: Callable[[], M], partitions: list[int]
+) -> tuple[M, list[M]]:
+    """One member after the other (``another`` starts one that owns the partitions); the last, and those that were
+    robbed without noticing."""
+    disk = store.snapshot()
+    member, zombies = another(), []
+    for turns, happening in happenings:
+        member.turns(turns)
+        if happening == "commit":
+            member.commit()
+            disk = store.snapshot()
+        elif happening == "redis rolls back":
+            store.restart(disk)
+        elif happening == "redis away":
+            store.available = False
+            member.turns(2)
+            store.available = True
+        elif happening == "hand over":
+            member.source.revoke(partitions)
+            member = another()
+        else:
+            if happening == "zombie":
+                zombies.append(member)
+            member = another()
+    return member, zombies
