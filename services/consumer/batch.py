@@ -85,7 +85,8 @@ class BatchProcessor:
         wanted = self.engagement.wanted(len(decoded.events), model, self._fold_in)
         stored = self._applier.apply(decoded.events, model, wanted, server_id)
         started = time.perf_counter()
-        self._publish(stored.touched, decoded.bad, source_topic)
+        arrived = {number: batch[0].timestamp for number, batch in mine.items()}
+        self._publish(stored.touched, arrived, decoded.bad, source_topic)
         self._lap("publish", started)
         spans = {n: Span(owned[n], n, owned[n].next_offset, batch[-1].offset + 1) for n, batch in mine.items()}
         for number, span in spans.items():
@@ -113,13 +114,18 @@ class BatchProcessor:
         self.engagement.add(lot)
 
     def _publish(
-        self, touched: Mapping[int, Iterable[str]], bad: Sequence[tuple[Record, InvalidEvent]], source_topic: str
+        self,
+        touched: Mapping[int, Iterable[str]],
+        arrived: Mapping[int, int],
+        bad: Sequence[tuple[Record, InvalidEvent]],
+        source_topic: str,
     ) -> None:
         written_at = int(self._clock() * 1000)
         for number, named in touched.items():
             users = list(named)
             for at in range(0, len(users), _USERS_IN_MESSAGE):
-                update = StateUpdate(users[at : at + _USERS_IN_MESSAGE], written_at=written_at)
+                part = users[at : at + _USERS_IN_MESSAGE]
+                update = StateUpdate(part, written_at=written_at, arrived_at=arrived.get(number, 0))
                 self._publisher.send(self._topics.state_updates, str(number).encode(), encode_update(update))
         for record, error in bad:
             self._metrics.dead_letters.labels(error.field or "value").inc()

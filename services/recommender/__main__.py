@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
+import uuid
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +16,10 @@ from pydantic import ValidationError
 from services.recommender.app import Parts, build_app
 from services.recommender.batch import BatchRanker
 from services.recommender.cache import RankingCache
+from services.recommender.console.engagement import EngagementHistory
+from services.recommender.console.live import Live
+from services.recommender.console.view import Console, Watches
+from services.recommender.console.watch import TURN_S, JournalWatch, PresenceWatch, StreamWatch
 from services.recommender.emitter import Emitter, EmitterOptions
 from services.recommender.forget import Forgetter, TopicNames
 from services.recommender.metrics import RecommenderMetrics
@@ -26,11 +32,13 @@ from services.recommender.readiness import Readiness
 from services.recommender.recommendations import Recommendations
 from services.recommender.serving import Serving
 from services.recommender.topics import Topics
+from services.recommender.user_view import UserViews
 from shared.adapters.kafka import KafkaPublisher
 from shared.adapters.kafka_client import TopicAdmin
 from shared.adapters.kafka_reader import KafkaReader, OffsetReader, ensure_topics
 from shared.adapters.logs import configure_logging
 from shared.adapters.model_watch import ModelWatch
+from shared.adapters.presence import RedisPresence
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import (
@@ -43,9 +51,15 @@ from shared.adapters.settings import (
     RegistrySettings,
     listed,
 )
+from shared.adapters.stream_end import KafkaStreamEnd
+from shared.adapters.topic_tail import KafkaTopicTail
 from shared.model.inference import InferenceModel
 
 log = logging.getLogger("driftwood.recommender")
+
+_ENGAGEMENT_TAIL = 20_000
+"""Records of each partition that the console begins with: hours of most streams, read in about a second."""
+_PRESENCE_S = 10.0
 
 
 class System:
@@ -129,7 +143,33 @@ class System:
             self.metrics,
             listed(settings.http_api_keys.get_secret_value()),
             settings.http_max_body_bytes,
+            users=UserViews(self.store, lambda: self.ranker.serving, registry),
+            console=self._console(settings, kafka, redis, trending.consumer_group, registry),
         )
+
+    def _console(
+        self,
+        settings: RecommenderSettings,
+        kafka: KafkaSettings,
+        redis: RedisSettings,
+        consumer_group: str,
+        registry: FileModelRegistry,
+    ) -> Console | None:
+        if not settings.console:
+            return None
+        live, history, recent = Live(), EngagementHistory(), self.emitter.recent
+        self.presence = RedisPresence(redis, "recommenders", f"{socket.gethostname()}-{uuid.uuid4().hex}", _PRESENCE_S)
+        watches = Watches(
+            StreamWatch(
+                lambda: KafkaTopicTail(kafka, kafka.topic_engagement, _ENGAGEMENT_TAIL),
+                lambda: KafkaStreamEnd(kafka, consumer_group, kafka.topic_interactions),
+                history,
+                live,
+            ),
+            PresenceWatch(self.presence, self.metrics.given, recent, settings.emit_topic, live),
+            JournalWatch(registry),
+        )
+        return Console(watches, live, history, recent, lambda: self.ranker.serving, lambda: self.watch.problem, TURN_S)
 
     def _adopt(self, model: InferenceModel) -> None:
         serving = Serving(model)
@@ -154,9 +194,14 @@ class System:
         self.outbox.start()
         if self.emits:
             self.emitter.start()
+        if self.parts.console is not None:
+            self.parts.console.start()
 
     def stop(self) -> None:
         """Finish what was begun, in the order in which one needs the other."""
+        if self.parts.console is not None:
+            self.parts.console.stop()
+            self.presence.close()
         if self.emits:
             self.emitter.stop()
         self.outbox.stop()

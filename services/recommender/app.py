@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from services.recommender.console.routes import add_console, add_user_view
+from services.recommender.console.view import Console
 from services.recommender.docs_page import DOCS_PAGE
 from services.recommender.forget import Forgetter
 from services.recommender.gateway import Gateway
@@ -25,6 +27,7 @@ from services.recommender.ranker import Ranker
 from services.recommender.readiness import Readiness
 from services.recommender.recommendations import Recommendations
 from services.recommender.responses import Reply, error_reply, failure_reply, json_reply
+from services.recommender.user_view import UserViews
 from shared.core.errors import DriftwoodError
 from shared.core.events import EventRules
 from shared.core.registry_port import ModelRegistry
@@ -46,6 +49,8 @@ class Parts:
     metrics: RecommenderMetrics
     api_keys: tuple[str, ...] = ()
     max_body: int = 4 << 20
+    users: UserViews = field(kw_only=True)
+    console: Console | None = field(kw_only=True, default=None)
 
 
 def build_app(parts: Parts) -> Gateway:
@@ -54,9 +59,11 @@ def build_app(parts: Parts) -> Gateway:
     _add_rankings(api, parts)
     _add_interactions(api, parts)
     _add_forget(api, parts)
+    add_user_view(api, parts.users.describe, _raw_user, _response)
     _add_models(api, parts)
     _add_health(api, parts)
     _add_pages(api)
+    add_console(api, parts.console, _response)
     _add_failures(api)
     complete(api, bool(parts.api_keys))
     return Gateway(api, parts.recommendations, parts.api_keys, parts.max_body, parts.metrics)
@@ -141,10 +148,6 @@ def _add_pages(api: FastAPI) -> None:
     @api.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(DOCS_PAGE)
-
-    @api.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
 
 
 def _add_failures(api: FastAPI) -> None:

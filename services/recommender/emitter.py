@@ -16,6 +16,7 @@ import msgspec
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.queries import Answer, Ids, Outcome, Query, encode_answer
 from services.recommender.ranker import Ranker
+from services.recommender.recent import RecentUpdates
 from shared.core.errors import DriftwoodError, Unavailable
 from shared.core.ports import Publisher, Record
 from shared.core.ranking import StateUpdate, decode_update
@@ -102,6 +103,7 @@ class Emitter:
         self._thread = threading.Thread(target=self._run, name="emitter", daemon=True)
         self.problem: str | None = None
         """Why rankings do not reach the topic at present."""
+        self.recent = RecentUpdates()
 
     def start(self) -> None:
         """Begin to emit."""
@@ -144,7 +146,7 @@ class Emitter:
         records, users = self._gather(self._reader)
         self._look_at_model()
         for user in self._again[:_ROUND_USERS]:
-            users.setdefault(user, 0)
+            users.setdefault(user, None)
         if not records and not users:
             return 0
         try:
@@ -175,10 +177,10 @@ class Emitter:
             self._ranked.clear()
             self._version = version
 
-    def _gather(self, reader: UpdateReader) -> tuple[list[Record], dict[str, int]]:
-        """Updates of one linger time: their records, and user -> when the oldest change was written (ms)."""
+    def _gather(self, reader: UpdateReader) -> tuple[list[Record], dict[str, StateUpdate | None]]:
+        """Updates of one linger time: their records, and user -> the oldest of the user's."""
         records: list[Record] = []
-        users: dict[str, int] = {}
+        users: dict[str, StateUpdate | None] = {}
         deadline = time.monotonic() + _POLL_S
         while len(users) < _ROUND_USERS:
             polled = reader.poll(max(0.0, deadline - time.monotonic()), _POLL_RECORDS)
@@ -188,7 +190,8 @@ class Emitter:
             for record in polled:
                 update = self._decode(record)
                 for user in update.users if update else ():
-                    users.setdefault(user, update.written_at if update else 0)
+                    if user not in users or (update is not None and update.forgotten):
+                        users[user] = update
             if self._stop.is_set() or time.monotonic() >= deadline:
                 break
         return records, users
@@ -201,7 +204,7 @@ class Emitter:
             log.error("not a state update, left out: %s", error, extra=place)
             return None
 
-    def _emit(self, publisher: Publisher, users: Mapping[str, int]) -> None:
+    def _emit(self, publisher: Publisher, users: Mapping[str, StateUpdate | None]) -> None:
         """Rank and send, a few users at a time: while some are sent, the next are ranked."""
         queries = [Query(user, self._options.k) for user in users]
         parts = [queries[at : at + _SEND_USERS] for at in range(0, len(queries), _SEND_USERS)] or [[]]
@@ -225,13 +228,15 @@ class Emitter:
             publisher.send(self._options.topic, (outcome.user_id or "").encode(), value)
             sent[outcome.strategy if outcome.known else _TOMBSTONE] += 1
 
-    def _observe(self, sent: Counter[str], users: Mapping[str, int]) -> None:
+    def _observe(self, sent: Counter[str], users: Mapping[str, StateUpdate | None]) -> None:
         now = self._clock()
+        self.recent.note(users, int(now * 1000))
         for strategy, count in sent.items():
             self._metrics.emitted.labels(strategy).inc(count)
             self._metrics.rankings.labels("topic", strategy).inc(count)
         self._metrics.emission_users.observe(len(users))
-        ages = [max(0.0, now - written_at / 1000) for written_at in users.values() if written_at]
+        written = [update.written_at for update in users.values() if update is not None and update.written_at]
+        ages = [max(0.0, now - at / 1000) for at in written]
         self._metrics.emission_behind.set(max(ages, default=0.0))
         for age in ages[:: max(1, len(ages) // 16)]:
             self._metrics.emission_freshness.observe(age)

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from services.recommender.console import page
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.params import RECOMMENDATIONS, USERS
 from services.recommender.recommendations import Recommendations
@@ -20,8 +21,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"})
-"""Served without a key: probes and Prometheus have none, and the docs page is where a person enters it."""
+OPEN_PATHS = frozenset({"/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"}) | page.PATHS
+"""Served without a key: probes and Prometheus have none, and the pages are where a person enters it."""
 
 _USER_ROUTE = "/v1/users/{user_id}/recommendations"
 

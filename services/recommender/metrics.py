@@ -72,3 +72,12 @@ class RecommenderMetrics:
         self.emission_failures = Counter(
             "driftwood_emission_failures_total", "Rounds of emission that are tried again", registry=r
         )
+
+    def given(self) -> dict[str, float]:
+        """Rankings given so far, by way."""
+        totals: dict[str, float] = {}
+        for metric in self.rankings.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    totals[sample.labels["way"]] = totals.get(sample.labels["way"], 0.0) + sample.value
+        return totals

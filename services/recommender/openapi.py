@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from services.recommender.console.view import DEFAULT_WINDOW_S, WINDOWS_S, View
 from services.recommender.params import DEFAULT_K, MAX_EVENTS, MAX_ITEMS, MAX_K, SessionRequest
 from services.recommender.responses import ErrorBody
+from services.recommender.user_view import UserView
 from shared.core.events import Interaction
 from shared.core.ranking import Ranking
 
@@ -20,6 +22,10 @@ DESCRIPTIONS = {
     "interactions": f"Take over one interaction, or a list of up to {MAX_EVENTS}: all or none. Answered when Kafka has"
     " acknowledged all. After a 503 some may have been written: with an event_id, sending them again is safe.",
     "forget": "Forget the user: state and ranking now, the log of sessions before the next training.",
+    "user": "What is known of a user: recent items, age of the state, the model that made it, and, where the ranking is"
+    " what is trending, why. A user of whom nothing is known gets an answer too.",
+    "console": "What the console page shows: live numbers, engagement over time, what happened to the models. It"
+    " changes with the page; for machines there is /metrics.",
     "models": "The model in service, the others, their metrics, what the gate said of them, where they come from, and"
     " what happened to them last: alarms, trainings, decisions of the gate, swaps, rollbacks.",
     "healthz": "Whether the process is alive.",
@@ -81,6 +87,20 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
         "parameters": [_USER],
         "responses": {"204": {"description": "Forgotten"}, "422": _INVALID, "503": _AWAY},
     },
+    "user": {
+        "parameters": [_USER],
+        "responses": {
+            "200": {"description": "The user", **_json(_ref("UserView"))},
+            "422": _INVALID,
+            "503": _AWAY,
+        },
+    },
+    "console": {
+        "parameters": [
+            _query("window", {"type": "integer", "enum": list(WINDOWS_S), "default": DEFAULT_WINDOW_S}, "seconds"),
+        ],
+        "responses": {"200": {"description": "What is known now", **_json(_ref("View"))}, "422": _INVALID},
+    },
     "models": {"responses": {"200": {"description": "Versions"}, "503": _AWAY}},
     "healthz": {"responses": {"200": {"description": "Alive"}}},
     "readyz": {"responses": {"200": {"description": "Ready"}, "503": {"description": "Not ready, and why"}}},
@@ -91,7 +111,7 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
 def complete(api: FastAPI, keys_needed: bool) -> None:
     """Make the application's description say what its routes take and answer."""
     _, components = msgspec.json.schema_components(
-        (Ranking, Interaction, SessionRequest, ErrorBody), ref_template="#/components/schemas/{name}"
+        (Ranking, Interaction, SessionRequest, UserView, View, ErrorBody), ref_template="#/components/schemas/{name}"
     )
     generate = api.openapi
 

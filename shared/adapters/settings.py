@@ -132,6 +132,7 @@ class RecommenderSettings(_Settings):
     emit_k: int = Field(20, ge=1, le=1000)
     emit_linger_ms: int = Field(100, ge=0, description="changes of one user within this time give one message")
     trending_refresh_ms: int = Field(1000, ge=10)
+    console: bool = Field(True, description="the page at /, and what it reads; false: / leads to /docs")
     torch_threads: int = Field(1, ge=1)
 
 

@@ -35,6 +35,8 @@ class StateUpdate(msgspec.Struct, frozen=True, gc=False):
     forgotten: bool = False
     written_at: int = 0
     """When the states were in Redis, ms since the epoch."""
+    arrived_at: int = 0
+    """When the oldest event behind them reached the broker, ms since the epoch; 0: no event is."""
 
 
 class Forget(msgspec.Struct, frozen=True, gc=False):

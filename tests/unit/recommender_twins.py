@@ -14,6 +14,10 @@ from prometheus_client import CollectorRegistry
 from services.recommender.app import Parts, build_app
 from services.recommender.batch import BatchRanker
 from services.recommender.cache import RankingCache
+from services.recommender.console.engagement import EngagementHistory
+from services.recommender.console.live import Live
+from services.recommender.console.view import Console, Watches
+from services.recommender.console.watch import JournalWatch, PresenceWatch, StreamWatch
 from services.recommender.emitter import Emitter, EmitterOptions
 from services.recommender.forget import Forgetter, TopicNames
 from services.recommender.metrics import RecommenderMetrics
@@ -26,8 +30,12 @@ from services.recommender.readiness import Readiness
 from services.recommender.recommendations import Recommendations
 from services.recommender.serving import Serving
 from services.recommender.topics import Topics
+from services.recommender.user_view import UserViews
 from shared.adapters.memory import MemoryBroker, MemoryPublisher, MemoryRecord, MemoryStateStore
 from shared.adapters.memory_registry import MemoryModelRegistry
+from shared.adapters.presence import MemoryPresence, PresenceServer
+from shared.adapters.stream_end import MemoryStreamEnd
+from shared.adapters.topic_tail import MemoryTopicTail
 from shared.core.events import EventRules
 from shared.core.ports import StateWrite
 from shared.core.progress import Progress, encode_progress
@@ -107,7 +115,7 @@ class Twin:
 
     def __init__(self, model: bool = True, **options: object) -> None:
         self.store, self.broker, self.registry = MemoryStateStore(), MemoryBroker(), MemoryModelRegistry()
-        for topic in ("interactions", "recommendations", "state-updates", "forgets"):
+        for topic in ("interactions", "recommendations", "state-updates", "forgets", "engagement"):
             self.broker.create(topic)
         self.metrics = RecommenderMetrics(CollectorRegistry())
         self.topics = Topics(MemoryTopics(self.broker), MemoryTopics(self.broker))
@@ -148,11 +156,33 @@ class Twin:
             EventRules(),
             "interactions",
             self.metrics,
+            users=UserViews(self.store, lambda: self.ranker.serving, self.registry),
+            console=self._console(),
             **options,  # type: ignore[arg-type]
         )
         self.app = build_app(parts)
         self.ranker.start()
         self.outbox.start()
+
+    def _console(self) -> Console:
+        self.presence, self.live, self.history = PresenceServer(), Live(), EngagementHistory()
+        watches = Watches(
+            StreamWatch(
+                lambda: MemoryTopicTail(self.broker, "engagement", 1000),
+                lambda: MemoryStreamEnd(self.broker, "group", "interactions"),
+                self.history,
+                self.live,
+            ),
+            PresenceWatch(
+                MemoryPresence(self.presence, "me", 10), self.metrics.given, self.emitter.recent, True, self.live
+            ),
+            JournalWatch(self.registry),
+        )
+        self.console = Console(
+            watches, self.live, self.history, self.emitter.recent,
+            lambda: self.ranker.serving, lambda: self.problem, 0.1,
+        )  # fmt: skip
+        return self.console
 
     def _connect(self) -> MemoryPublisher:
         self.broker.check()

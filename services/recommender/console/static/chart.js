@@ -1,0 +1,203 @@
+// The engagement chart: a line for each model version with its 95% interval, and what happened marked on it.
+
+import {byId, el, svg} from "./dom.js";
+import {clock, plural, share} from "./format.js";
+import {layout, marksOf} from "./marks.js";
+import {linear, step, times} from "./scale.js";
+import {TOGETHER, band, hue, named, path, pointsOf, runs} from "./series.js";
+
+const LEFT = 46, RIGHT = 18, BOTTOM = 30, TOP = 10, LANE = 24;
+
+const pen = document.createElement("canvas").getContext("2d");
+function measure(text) {
+  pen.font = "600 11px system-ui, sans-serif";
+  return pen.measureText(text).width;
+}
+
+export class Chart {
+  constructor(box) {
+    this.box = box;
+    this.pick = null;  // what is told of: a time (ms), or a mark's id
+    this.tip = el("div", {class: "tip", role: "status", hidden: true});
+    this.legend = byId("legend");
+    new ResizeObserver(() => this.view && this.draw(this.view)).observe(box);
+    box.addEventListener("pointermove", event => this.hover(event));
+    box.addEventListener("pointerleave", () => this.choose(null));
+  }
+
+  draw(view) {
+    this.view = view;
+    this.drawing = true;  // a focused part that is drawn anew is not left
+    const focused = this.box.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    const {from_ms: from, step_s: size, steps, series} = view.engagement;
+    const width = Math.max(260, this.box.clientWidth), narrow = width < 560;
+    const {marks, trainings} = marksOf(view.marks);
+    this.to = from + steps * size * 1000;
+    this.x = linear(from, this.to, LEFT, width - RIGHT);
+    const placed = layout(marks, this.x, LEFT, width - 2, measure);
+    const top = TOP + placed.lanes * LANE, height = (narrow ? 200 : 250) + placed.lanes * LANE;
+    this.lines = series.map(one => ({version: one.version, points: pointsOf(one, view.engagement)}));
+    const highest = Math.max(0.1, ...this.lines.flatMap(l => l.points.map(p => Math.min(p.high, p.share * 1.3))));
+    const tick = step(highest * 1.06, narrow ? 3 : 4), limit = Math.min(1, Math.ceil(highest * 1.02 / tick) * tick);
+    this.y = linear(0, limit, height - BOTTOM, top + 6);
+    Object.assign(this, {top, height, width, labels: placed.labels, trainings, hole: size * 1000 * (TOGETHER + 2)});
+    this.root = svg("svg", {class: "plot", width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": this.summary()},
+      this.grid(limit, tick), this.spans(), ...this.lines.map(line => this.line(line)),
+      this.cross = svg("g", {class: "cross"}), this.surface(), this.flags());
+    this.box.replaceChildren(this.root, this.tip);
+    this.drawLegend();
+    if (focused) this.box.querySelector(`[data-focus="${focused}"]`)?.focus({preventScroll: true});
+    this.drawing = false;
+    if (this.pick !== null) this.choose(this.pick);
+  }
+
+  summary() {
+    const last = this.lines.filter(l => l.points.length).map(l => `${named(l.version)} ${share(l.points.at(-1).share)}`);
+    return "Hits in the top 20 over time. " + (last.length ? "Last: " + last.join(", ") : "No outcome in this time") + ".";
+  }
+
+  grid(limit, tick) {
+    const {x, y, width, height} = this, group = svg("g", {class: "grid", "aria-hidden": "true"});
+    for (let value = 0; value <= limit + 1e-9; value += tick) {
+      const at = Math.round(y(value)) + 0.5;
+      group.append(svg("line", {x1: LEFT, x2: width - RIGHT, y1: at, y2: at, class: value ? "" : "base"}),
+        svg("text", {x: LEFT - 8, y: at + 3.5, "text-anchor": "end"}, Math.round(100 * value) + "%"));
+    }
+    const seconds = this.view.engagement.step_s < 10 && width > 900;
+    for (const at of times(this.view.engagement.from_ms, this.to, width / 110))
+      if (x(at) > LEFT + 14 && x(at) < width - RIGHT - 12)
+        group.append(svg("line", {x1: x(at), x2: x(at), y1: height - BOTTOM, y2: height - BOTTOM + 4, class: "base"}),
+          svg("text", {x: x(at), y: height - BOTTOM + 18, "text-anchor": "middle"}, clock(at, seconds && at % 60000 !== 0)));
+    return group;
+  }
+
+  /** Since when engagement fell, and when trainings ran. */
+  spans() {
+    const {x, y, top, height} = this, group = svg("g", {"aria-hidden": "true"});
+    const clip = at => Math.max(LEFT, Math.min(x(at), this.width - RIGHT));
+    for (const label of this.labels)
+      for (const mark of label.marks)
+        if (mark.kind === "alarm")
+          group.append(svg("rect", {class: "fall", x: clip(mark.since), width: Math.max(0, x(mark.at) - clip(mark.since)),
+            y: top, height: height - BOTTOM - top}));
+    for (const training of this.trainings)
+      group.append(svg("rect", {class: "training", x: clip(training.from), y: y(0) - 5, height: 5, rx: 2,
+        width: Math.max(3, clip(training.at) - clip(training.from))}));
+    return group;
+  }
+
+  line({version, points}) {
+    const {x, y} = this, group = svg("g", {class: "line " + hue(version), "aria-hidden": "true"});
+    for (const run of runs(points, this.hole)) {
+      if (run.length === 1) group.append(svg("circle", {cx: x(run[0].at), cy: y(run[0].share), r: 2.2, class: "dot"}));
+      else group.append(svg("path", {d: band(run, x, y), class: "band"}), svg("path", {d: path(run, x, y), class: "stroke"}));
+    }
+    return group;
+  }
+
+  /** Takes the pointer, and the arrow keys. */
+  surface() {
+    const {top, height, width} = this;
+    const take = event => {
+      const moves = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+      if (event.key === "Escape") this.choose(null);
+      if (!moves && event.key !== "Home" && event.key !== "End") return;
+      event.preventDefault();
+      const {from_ms: from, step_s: size, steps} = this.view.engagement, every = size * 1000;
+      let at = typeof this.pick === "number" ? this.pick : this.to - every / 2;
+      if (moves) at += moves * every * 2;
+      else at = event.key === "Home" ? from : this.to;
+      this.choose(Math.max(from, Math.min(at, from + steps * every)));
+    };
+    return svg("rect", {class: "surface", x: LEFT, y: top, width: width - LEFT - RIGHT, height: height - BOTTOM - top, rx: 3,
+      tabindex: 0, role: "slider", "aria-label": "Time; the arrow keys move it", "aria-valuetext": "now",
+      "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": 1, "data-focus": "surface",
+      onkeydown: take, onblur: () => this.leave()});
+  }
+
+  /** Labels with their poles: one stop for the tab key, the arrows go from one to the next. */
+  flags() {
+    const {height} = this, group = svg("g", {class: "flags"});
+    this.labels.forEach((label, n) => {
+      const y = TOP + label.lane * LANE, x = Math.max(LEFT, Math.min(label.x, this.width - 2));
+      const told = label.marks.map(m => `${m.when} ${m.title}. ${m.text}`).join(" ");
+      const flag = svg("g", {class: "flag tone-" + label.tone, tabindex: n === this.labels.length - 1 ? 0 : -1, role: "button",
+        "aria-label": told, "data-focus": label.marks[0].id, "data-flag": n,
+        onfocus: () => this.choose(label.marks[0].id), onblur: () => this.leave(),
+        onpointerenter: () => this.choose(label.marks[0].id), onkeydown: event => this.walk(event, n)},
+        svg("line", {class: "pole", x1: x, x2: x, y1: y + 18, y2: height - BOTTOM}),
+        svg("rect", {class: "pill", x: label.left, y, width: label.width, height: 18, rx: 4}),
+        svg("text", {x: label.left + label.width / 2, y: y + 13, "text-anchor": "middle"}, label.text));
+      group.append(flag);
+    });
+    return group;
+  }
+
+  walk(event, n) {
+    const to = {ArrowLeft: n - 1, ArrowRight: n + 1, Home: 0, End: this.labels.length - 1}[event.key];
+    if (event.key === "Escape") this.choose(null);
+    const next = this.box.querySelector(`[data-flag="${to}"]`);
+    if (!next) return;
+    event.preventDefault();
+    this.box.querySelectorAll("[data-flag]").forEach(flag => flag.setAttribute("tabindex", flag === next ? 0 : -1));
+    next.focus();
+  }
+
+  hover(event) {
+    if (event.target.closest("[data-flag]")) return;
+    const at = event.clientX - this.box.getBoundingClientRect().left;
+    this.choose(at < LEFT || at > this.width - RIGHT ? null : this.x.back(at));
+  }
+
+  leave() {
+    if (!this.drawing) this.choose(null);
+  }
+
+  /** Shows what is known of a time or a label; null hides it. */
+  choose(pick) {
+    if (this.drawing) return;
+    this.pick = pick;
+    this.cross.replaceChildren();
+    if (pick === null) { this.tip.hidden = true; return; }
+    if (typeof pick === "number") this.showTime(pick);
+    else this.showLabel(this.labels.find(label => label.marks.some(mark => mark.id === pick)));
+  }
+
+  showTime(at) {
+    const found = this.lines.map(l => [l.version, l.points.find(p => p.from <= at && at < p.to)]).filter(([, p]) => p);
+    const x = this.x(at);
+    this.cross.append(svg("line", {x1: x, x2: x, y1: this.top, y2: this.height - BOTTOM}),
+      ...found.map(([version, p]) => svg("circle", {cx: x, cy: this.y(p.share), r: 3.5, class: hue(version)})));
+    const trained = this.trainings.filter(t => t.from <= at && at <= t.at);
+    const rows = found.map(([version, p]) => el("p", {class: hue(version)}, el("i"), el("b", {}, share(p.share)), " ",
+      named(version), el("span", {class: "soft"}, ` of ${plural(p.count, "action")}; first place ${share(p.first)}`)));
+    if (!rows.length) rows.push(el("p", {class: "soft"}, "no outcome at that time"));
+    const surface = this.root.querySelector(".surface");
+    surface.setAttribute("aria-valuetext", clock(at) + ": " + rows.map(row => row.textContent).join("; "));
+    this.put(x, [el("time", {}, clock(at)), ...rows, ...trained.map(t => el("p", {class: "soft"}, `${t.title}: ${t.text}`))]);
+  }
+
+  showLabel(label) {
+    if (!label) { this.tip.hidden = true; return; }
+    this.put(label.x, label.marks.map(m => el("div", {class: "tone-" + m.tone}, el("time", {}, m.when),
+      el("p", {}, el("b", {}, m.title), " ", m.text))), this.top);
+  }
+
+  put(x, children, y = this.top + 8) {
+    this.tip.replaceChildren(...children);
+    this.tip.hidden = false;
+    const wide = this.tip.offsetWidth, right = x + 14 + wide < this.width;
+    this.tip.style.left = Math.max(0, Math.min(right ? x + 14 : x - 14 - wide, this.width - wide)) + "px";
+    this.tip.style.top = y + "px";
+  }
+
+  drawLegend() {
+    const items = this.lines.filter(l => l.points.length).map(({version, points}) => {
+      const last = points.at(-1), now = this.to - last.to < this.hole;
+      return el("span", {class: `key ${hue(version)}${now ? "" : " past"}`}, el("i"), named(version),
+        now ? el("b", {}, share(last.share)) : null);
+    });
+    if (this.trainings.length) items.push(el("span", {class: "key training"}, el("i"), "training"));
+    this.legend.replaceChildren(...items);
+  }
+}

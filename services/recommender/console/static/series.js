@@ -1,0 +1,54 @@
+// The line of one model version: outcomes taken together until they mean something, and the shapes drawn of them.
+
+import {interval} from "./scale.js";
+
+const ENOUGH = 60;  // outcomes of a point; steps with fewer are taken together
+export const TOGETHER = 8;  // steps, at most
+const HUES = 4;
+
+export const hue = version => (version === "" ? "trending" : "hue-" + (Number(version) % HUES || 0));
+export const named = version => (version === "" ? "trending" : "version " + version);
+
+/** Points with enough outcomes to mean something: {at, from, to, count, share, low, high, first, mrr}. */
+export function pointsOf(series, {from_ms: from, step_s: size}) {
+  const points = [];
+  let held = null;
+  for (const [at, count, hits, first, reciprocal] of series.points) {
+    if (held && (at - held.last > TOGETHER || held.count >= ENOUGH || at - held.start >= TOGETHER)) {
+      points.push(held);
+      held = null;
+    }
+    held = held || {start: at, count: 0, hits: 0, first: 0, reciprocal: 0};
+    held.last = at;
+    held.count += count;
+    held.hits += hits;
+    held.first += first;
+    held.reciprocal += reciprocal;
+  }
+  if (held) points.push(held);
+  return points.map(p => {
+    const [low, high] = interval(p.hits, p.count);
+    const begin = from + p.start * size * 1000, end = from + (p.last + 1) * size * 1000;
+    return {at: (begin + end) / 2, from: begin, to: end, count: p.count, share: p.hits / p.count, low, high,
+      first: p.first / p.count, mrr: p.reciprocal / p.count};
+  });
+}
+
+export const path = (points, x, y) => points.map((p, n) => `${n ? "L" : "M"}${x(p.at).toFixed(1)},${y(p.share).toFixed(1)}`).join("");
+
+export function band(points, x, y) {
+  const upper = points.map(p => `${x(p.at).toFixed(1)},${y(p.high).toFixed(1)}`);
+  const lower = points.map(p => `${x(p.at).toFixed(1)},${y(p.low).toFixed(1)}`).reverse();
+  return "M" + [...upper, ...lower].join("L") + "Z";
+}
+
+/** Runs of points without a hole between them. */
+export function runs(points, hole_ms) {
+  const found = [];
+  for (const point of points) {
+    const run = found.at(-1);
+    if (run && point.from - run.at(-1).to < hole_ms) run.push(point);
+    else found.push([point]);
+  }
+  return found;
+}
