@@ -43,9 +43,7 @@ class World:
         for second in range(int(ago_s[0]), int(ago_s[1]), -1):
             at = now_ms - 1000 * second
             batch = self._batch(version, share, per_s, at, strategy)
-            self.twin.broker.append(
-                "engagement", version.encode(), encode_engagement(batch), timestamp=at, partition=0
-            )
+            self.twin.broker.append("engagement", version.encode(), encode_engagement(batch), timestamp=at, partition=0)
             _, alarm = self.monitor.take(batch, at)
             if alarm is not None:
                 alarms.append(alarm)

@@ -157,8 +157,7 @@ class Twin:
             "interactions",
             self.metrics,
             users=UserViews(self.store, lambda: self.ranker.serving, self.registry),
-            console=self._console(),
-            **options,  # type: ignore[arg-type]
+            **{"console": self._console(), **options},  # type: ignore[arg-type]
         )
         self.app = build_app(parts)
         self.ranker.start()

@@ -40,8 +40,8 @@ class Rate:
 class Word(msgspec.Struct):
     """What a recommender says of itself: rankings a second, and ages (ms) of states and rankings of late."""
 
-    http_per_s: float = 0.0
-    topic_per_s: float = 0.0
+    http_per_s: float | None = None
+    topic_per_s: float | None = None
     state_ms: list[int] = []
     ranking_ms: list[int] = []
     emits: bool = True
@@ -117,8 +117,8 @@ class Live:
             return
         told = list(words)
         now.recommenders = len(told)
-        now.http_per_s = sum(word.http_per_s for word in told)
-        now.topic_per_s = sum(word.topic_per_s for word in told)
+        now.http_per_s = _sum(word.http_per_s for word in told)
+        now.topic_per_s = _sum(word.topic_per_s for word in told)
         now.state_ms = quantiles([age for word in told for age in word.state_ms])
         now.ranking_ms = quantiles([age for word in told for age in word.ranking_ms])
         now.emits = any(word.emits for word in told)
@@ -135,6 +135,12 @@ class Live:
         return list(self._history)
 
 
-def by_way(totals: Mapping[str, float], rates: Mapping[str, Rate]) -> dict[str, float]:
-    """Rankings a second of each way; 0 where it is not known yet."""
-    return {way: rate.see(totals.get(way, 0.0)) or 0.0 for way, rate in rates.items()}
+def _sum(rates: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if known else None
+
+
+def by_way(totals: Mapping[str, float], rates: Mapping[str, Rate]) -> dict[str, float | None]:
+    """Rankings a second of each way; None where it is not known yet."""
+    return {way: rate.see(totals.get(way, 0.0)) for way, rate in rates.items()}

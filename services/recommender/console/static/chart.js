@@ -37,10 +37,10 @@ export class Chart {
     const placed = layout(marks, this.x, LEFT, width - 2, measure);
     const top = TOP + placed.lanes * LANE, height = (narrow ? 200 : 250) + placed.lanes * LANE;
     this.lines = series.map(one => ({version: one.version, points: pointsOf(one, view.engagement)}));
-    const highest = Math.max(0.1, ...this.lines.flatMap(l => l.points.map(p => Math.min(p.high, p.share * 1.3))));
-    const tick = step(highest * 1.06, narrow ? 3 : 4), limit = Math.min(1, Math.ceil(highest * 1.02 / tick) * tick);
+    const highest = Math.max(0.05, ...this.lines.flatMap(l => l.points.map(p => p.share)));
+    const tick = step(highest * 1.08, narrow ? 3 : 4), limit = Math.min(1, Math.ceil(highest * 1.08 / tick) * tick);
     this.y = linear(0, limit, height - BOTTOM, top + 6);
-    Object.assign(this, {top, height, width, labels: placed.labels, trainings, hole: size * 1000 * (TOGETHER + 2)});
+    Object.assign(this, {top, height, width, labels: placed.labels, trainings, limit, hole: size * 1000 * (TOGETHER + 2)});
     this.root = svg("svg", {class: "plot", width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": this.summary()},
       this.grid(limit, tick), this.spans(), ...this.lines.map(line => this.line(line)),
       this.cross = svg("g", {class: "cross"}), this.surface(), this.flags());
@@ -64,7 +64,7 @@ export class Chart {
         svg("text", {x: LEFT - 8, y: at + 3.5, "text-anchor": "end"}, Math.round(100 * value) + "%"));
     }
     const seconds = this.view.engagement.step_s < 10 && width > 900;
-    for (const at of times(this.view.engagement.from_ms, this.to, width / 110))
+    for (const at of times(this.view.engagement.from_ms, this.to, width / 90))
       if (x(at) > LEFT + 14 && x(at) < width - RIGHT - 12)
         group.append(svg("line", {x1: x(at), x2: x(at), y1: height - BOTTOM, y2: height - BOTTOM + 4, class: "base"}),
           svg("text", {x: x(at), y: height - BOTTOM + 18, "text-anchor": "middle"}, clock(at, seconds && at % 60000 !== 0)));
@@ -88,9 +88,9 @@ export class Chart {
 
   line({version, points}) {
     const {x, y} = this, group = svg("g", {class: "line " + hue(version), "aria-hidden": "true"});
-    for (const run of runs(points, this.hole)) {
+    for (const run of runs(points)) {
       if (run.length === 1) group.append(svg("circle", {cx: x(run[0].at), cy: y(run[0].share), r: 2.2, class: "dot"}));
-      else group.append(svg("path", {d: band(run, x, y), class: "band"}), svg("path", {d: path(run, x, y), class: "stroke"}));
+      else group.append(svg("path", {d: band(run, x, y, this.limit), class: "band"}), svg("path", {d: path(run, x, y), class: "stroke"}));
     }
     return group;
   }

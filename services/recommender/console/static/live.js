@@ -52,7 +52,7 @@ function hits(view) {
     for (const [at, outcomes, in20] of one.points)
       if (from + (at + 1) * step * 1000 > view.at - RECENT_MS) { asked += outcomes; found += in20; }
   if (!asked) return ["–", "", "no outcome within a minute"];
-  return [share(found / asked).replace("\u202f%", ""), "%", `of ${plural(asked, "next action")}, last minute`];
+  return [share(found / asked).replace("\u202f%", ""), "%", `of ${plural(asked, "action")}, last minute`];
 }
 
 const made = new Map();

@@ -89,9 +89,11 @@ async function models(view) {
 function status() {
   const age = state.heard ? performance.now() - state.heard : null, stale = age === null ? state.failures > 0 : age > STALE_MS;
   const box = byId("status");
-  box.dataset.state = state.problem ? "away" : stale ? "late" : state.view ? "live" : "begins";
+  const missing = Object.keys((state.view && state.view.problems) || {});
+  box.dataset.state = state.problem ? "away" : stale || missing.length ? "late" : state.view ? "live" : "begins";
   const text = state.problem ? (state.problem.status === 401 ? "Needs a key" : "Reconnecting") + (age === null ? "" : `, data of ${ago(age)}`)
-    : stale ? `Data of ${ago(age)}` : state.view ? "Live" : "Connecting";
+    : stale ? `Data of ${ago(age)}` : missing.length ? "Without " + missing.map(name => SYSTEMS[name]).join(", ").replace(/The/g, "the")
+    : state.view ? "Live" : "Connecting";
   say(box.querySelector(".says"), text);
   byId("main").classList.toggle("stale-page", Boolean(stale && state.view));
   alerts();

@@ -28,21 +28,26 @@ export function marksOf(notes) {
 /** Adds to each mark its pixel `x`, lane, and the label's left edge and width; where lanes are full, a mark joins the
  * label nearest to it. Returns the labels: {lane, left, width, text, x, marks}. */
 export function layout(marks, x, left, right, measure) {
-  const labels = [], ends = Array.from({length: LANES}, () => []);
+  const labels = [];
   for (const mark of [...marks].sort((a, b) => a.at - b.at)) {
     const at = x(mark.at), width = measure(mark.label) + PADDING;
     const label = {x: at, width, text: mark.label, tone: mark.tone, marks: [mark]};
     label.left = at + width + MORE > right ? Math.max(left, at - width) : at;
-    label.lane = ends.findIndex(taken => free(taken, label));
-    if (label.lane >= 0) {
-      ends[label.lane].push([label.left, label.left + width + MORE]);
-      labels.push(label);
-    } else join(labels, mark, at, measure);
+    label.lane = [...Array(LANES).keys()].findIndex(lane => labels.every(other => apart(label, lane, other)));
+    if (label.lane >= 0) labels.push(label);
+    else join(labels, mark, at, measure);
   }
   return {labels, lanes: Math.max(0, ...labels.map(label => label.lane + 1))};
 }
 
-const free = (taken, {left, width}) => taken.every(([from, to]) => left + width + GAP <= from || left >= to - MORE + GAP);
+/** Whether a label may have this lane: on no other one, nor any pole behind a label. */
+function apart(label, lane, other) {
+  if (lane === other.lane)
+    return label.left + label.width + MORE + GAP <= other.left || other.left + other.width + GAP <= label.left;
+  return lane < other.lane ? !covers(other, label.x) : !covers(label, other.x);
+}
+
+const covers = ({left, width, x}, pole) => x !== pole && pole > left - GAP && pole < left + width + GAP;
 
 function join(labels, mark, at, measure) {
   const near = labels.reduce((best, one) => (Math.abs(one.x - at) < Math.abs(best.x - at) ? one : best));

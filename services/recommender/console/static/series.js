@@ -36,18 +36,18 @@ export function pointsOf(series, {from_ms: from, step_s: size}) {
 
 export const path = (points, x, y) => points.map((p, n) => `${n ? "L" : "M"}${x(p.at).toFixed(1)},${y(p.share).toFixed(1)}`).join("");
 
-export function band(points, x, y) {
-  const upper = points.map(p => `${x(p.at).toFixed(1)},${y(p.high).toFixed(1)}`);
+export function band(points, x, y, limit) {
+  const upper = points.map(p => `${x(p.at).toFixed(1)},${y(Math.min(p.high, limit)).toFixed(1)}`);
   const lower = points.map(p => `${x(p.at).toFixed(1)},${y(p.low).toFixed(1)}`).reverse();
   return "M" + [...upper, ...lower].join("L") + "Z";
 }
 
-/** Runs of points without a hole between them. */
-export function runs(points, hole_ms) {
+/** Runs of points without a hole between them: one of three times what a point spans, or more. */
+export function runs(points) {
   const found = [];
   for (const point of points) {
     const run = found.at(-1);
-    if (run && point.from - run.at(-1).to < hole_ms) run.push(point);
+    if (run && point.from - run.at(-1).to < 3 * Math.max(point.to - point.from, run.at(-1).to - run.at(-1).from)) run.push(point);
     else found.push([point]);
   }
   return found;
