@@ -104,6 +104,7 @@ class Visit:
         self.page: Page = self.context.new_page()
         self.said: list[str] = []
         self.elsewhere: list[str] = []
+        self.allowed: tuple[str, ...] = ()
         self.page.on("console", lambda message: message.type in ("error", "warning") and self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.address = address
