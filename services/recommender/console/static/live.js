@@ -29,7 +29,8 @@ function rankings(view) {
 }
 
 function freshness(view) {
-  const {state_ms: state, ranking_ms: ranking, emits} = view.now;
+  const {state_ms: state, ranking_ms: ranking, emits, recommenders} = view.now;
+  if (recommenders === null) return ["–", "", "not known"];
   if (!state) return ["–", "", emits ? "no event within 15 s" : "not measured: EMIT_TOPIC is off"];
   const [number, unit] = duration(state.p50);
   const late = duration(state.p95).join("\u202f");

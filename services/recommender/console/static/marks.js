@@ -3,7 +3,7 @@
 import {told} from "./journal.js";
 import {clock} from "./format.js";
 
-const LANES = 3;
+const LANES = 4;
 const GAP = 5;
 const PADDING = 16;
 const MORE = 24;  // room kept for "+9" behind a label
