@@ -28,7 +28,7 @@ PICTURE = ROOT / "services" / "recommender" / "console" / "console.png"
 RATE = 250.0
 STEADY_S = 100.0
 AFTER_S = 45.0
-COLOURS = 160
+COLOURS = 256
 
 
 class Crowd:

@@ -4,8 +4,9 @@ import {byId, el, svg} from "./dom.js";
 import {clock, plural, share} from "./format.js";
 import {layout, marksOf} from "./marks.js";
 import {linear, step, times} from "./scale.js";
-import {TOGETHER, band, hue, named, path, pointsOf, runs} from "./series.js";
+import {band, hue, named, path, pointsOf, runs} from "./series.js";
 
+const YOUNG = 0.2;  // of the time shown, at least
 const LEFT = 46, RIGHT = 18, BOTTOM = 30, TOP = 10, LANE = 24;
 
 const pen = document.createElement("canvas").getContext("2d");
@@ -33,14 +34,15 @@ export class Chart {
     const width = Math.max(260, this.box.clientWidth), narrow = width < 560;
     const {marks, trainings} = marksOf(view.marks);
     this.to = from + steps * size * 1000;
-    this.x = linear(from, this.to, LEFT, width - RIGHT);
+    this.lines = series.map(one => ({version: one.version, points: pointsOf(one, view.engagement)}));
+    this.from = this.begin(from, marks);
+    this.x = linear(this.from, this.to, LEFT, width - RIGHT);
     const placed = layout(marks, this.x, LEFT, width - 2, measure);
     const top = TOP + placed.lanes * LANE, height = (narrow ? 200 : 250) + placed.lanes * LANE;
-    this.lines = series.map(one => ({version: one.version, points: pointsOf(one, view.engagement)}));
     const highest = Math.max(0.05, ...this.lines.flatMap(l => l.points.map(p => p.share)));
     const tick = step(highest * 1.08, narrow ? 3 : 4), limit = Math.min(1, Math.ceil(highest * 1.08 / tick) * tick);
     this.y = linear(0, limit, height - BOTTOM, top + 6);
-    Object.assign(this, {top, height, width, labels: placed.labels, trainings, limit, hole: size * 1000 * (TOGETHER + 2)});
+    Object.assign(this, {top, height, width, labels: placed.labels, trainings, limit, hole: size * 1000 * 16});
     this.root = svg("svg", {class: "plot", width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": this.summary()},
       this.grid(limit, tick), this.spans(), ...this.lines.map(line => this.line(line)),
       this.cross = svg("g", {class: "cross"}), this.surface(), this.flags());
@@ -49,6 +51,13 @@ export class Chart {
     if (focused) this.box.querySelector(`[data-focus="${focused}"]`)?.focus({preventScroll: true});
     this.drawing = false;
     if (this.pick !== null) this.choose(this.pick);
+  }
+
+  /** Of a system that is younger than the time shown, only its life is shown. */
+  begin(from, marks) {
+    const first = Math.min(...this.lines.flatMap(l => l.points.slice(0, 1).map(p => p.from)), ...marks.map(m => m.at));
+    const span = Math.max(this.to - first, YOUNG * (this.to - from)) * 1.03;
+    return Number.isFinite(first) ? Math.max(from, this.to - span) : from;
   }
 
   summary() {
@@ -63,8 +72,8 @@ export class Chart {
       group.append(svg("line", {x1: LEFT, x2: width - RIGHT, y1: at, y2: at, class: value ? "" : "base"}),
         svg("text", {x: LEFT - 8, y: at + 3.5, "text-anchor": "end"}, Math.round(100 * value) + "%"));
     }
-    const seconds = this.view.engagement.step_s < 10 && width > 900;
-    for (const at of times(this.view.engagement.from_ms, this.to, width / 90))
+    const seconds = this.to - this.from < 480000;
+    for (const at of times(this.from, this.to, width / 90))
       if (x(at) > LEFT + 14 && x(at) < width - RIGHT - 12)
         group.append(svg("line", {x1: x(at), x2: x(at), y1: height - BOTTOM, y2: height - BOTTOM + 4, class: "base"}),
           svg("text", {x: x(at), y: height - BOTTOM + 18, "text-anchor": "middle"}, clock(at, seconds && at % 60000 !== 0)));
@@ -103,11 +112,11 @@ export class Chart {
       if (event.key === "Escape") this.choose(null);
       if (!moves && event.key !== "Home" && event.key !== "End") return;
       event.preventDefault();
-      const {from_ms: from, step_s: size, steps} = this.view.engagement, every = size * 1000;
+      const every = this.view.engagement.step_s * 1000;
       let at = typeof this.pick === "number" ? this.pick : this.to - every / 2;
       if (moves) at += moves * every * 2;
-      else at = event.key === "Home" ? from : this.to;
-      this.choose(Math.max(from, Math.min(at, from + steps * every)));
+      else at = event.key === "Home" ? this.from : this.to - every / 2;
+      this.choose(Math.max(this.from, Math.min(at, this.to)));
     };
     return svg("rect", {class: "surface", x: LEFT, y: top, width: width - LEFT - RIGHT, height: height - BOTTOM - top, rx: 3,
       tabindex: 0, role: "slider", "aria-label": "Time; the arrow keys move it", "aria-valuetext": "now",

@@ -42,7 +42,7 @@ function lag(view) {
   if (value === null) return ["–", "", "not known"];
   const per = view.now.events_per_s;
   if (per > 0 && value > 2 * per) return [count(value), "", `events, ${duration(1000 * value / per).join("\u202f")} of stream`, true];
-  return [count(value), "", value === 1 ? "event to be taken in" : "events to be taken in"];
+  return [count(value), "", `${value === 1 ? "event" : "events"} not committed yet`];
 }
 
 /** Of the last minute, whatever the chart shows. */

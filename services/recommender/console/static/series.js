@@ -3,7 +3,9 @@
 import {interval} from "./scale.js";
 
 const ENOUGH = 60;  // outcomes of a point; steps with fewer are taken together
-export const TOGETHER = 8;  // steps, at most
+const TOGETHER = 24;  // steps, at most
+const NEAR = 6;  // steps between two that are taken together, at most
+const FEW = 10;  // outcomes of a point, below which it says nothing: left out, where others say something
 const HUES = 4;
 
 export const hue = version => (version === "" ? "trending" : "hue-" + (Number(version) % HUES || 0));
@@ -14,7 +16,7 @@ export function pointsOf(series, {from_ms: from, step_s: size}) {
   const points = [];
   let held = null;
   for (const [at, count, hits, first, reciprocal] of series.points) {
-    if (held && (at - held.last > TOGETHER || held.count >= ENOUGH || at - held.start >= TOGETHER)) {
+    if (held && (at - held.last > NEAR || held.count >= ENOUGH || at - held.start >= TOGETHER)) {
       points.push(held);
       held = null;
     }
@@ -26,7 +28,8 @@ export function pointsOf(series, {from_ms: from, step_s: size}) {
     held.reciprocal += reciprocal;
   }
   if (held) points.push(held);
-  return points.map(p => {
+  const telling = points.filter(p => p.count >= FEW);
+  return (telling.length ? telling : points).map(p => {
     const [low, high] = interval(p.hits, p.count);
     const begin = from + p.start * size * 1000, end = from + (p.last + 1) * size * 1000;
     return {at: (begin + end) / 2, from: begin, to: end, count: p.count, share: p.hits / p.count, low, high,
