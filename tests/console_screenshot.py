@@ -65,7 +65,7 @@ class Crowd:
 def take(address: str, crowd: Crowd, picture: Path) -> None:
     """Open the page, use it, and keep what is seen, in few colours."""
     with chromium() as browser:
-        visit = Visit(browser, address, viewport={"width": 1280, "height": 1000}, color_scheme="light")
+        visit = Visit(browser, address, viewport={"width": 1280, "height": 1000}, reduced_motion="reduce")
         page = visit.page
         page.wait_for_selector(".model")
         crowd.act(20, "people act, the page is open")
@@ -77,11 +77,8 @@ def take(address: str, crowd: Crowd, picture: Path) -> None:
             crowd.act(2, "a session is tried")
         page.get_by_role("heading", name="Models").hover()
         page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-        crowd.act(3, "the picture")
-        height = page.evaluate("document.documentElement.scrollHeight")
-        page.set_viewport_size({"width": 1280, "height": height})
         crowd.act(2, "the picture")
-        page.screenshot(path=picture)
+        page.screenshot(path=picture, full_page=True)
         assert not visit.said, visit.said
         visit.close()
     image = Image.open(picture).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)

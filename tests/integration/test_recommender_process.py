@@ -116,3 +116,20 @@ def test_sigterm_finishes_what_was_begun(system: Process) -> None:
     log = (system.folder / "recommender-0.log").read_text()
     assert "recommender stopped" in log
     assert "Traceback" not in log
+
+
+def test_the_console_of_a_process_sees_stream_group_and_itself(system: Process) -> None:
+    system.publish(1)
+    system.start()
+    system.start("consumer")
+    system.send("ada", "item-1", "item-2", "item-3")
+
+    def seen() -> bool:
+        view = system.get("/v1/console").json()
+        now = view["now"]
+        told = (view["problems"], view["loaded"], now["events_total"], now["lag"], now["recommenders"])
+        return told == ({}, "1", 3, 0, 1) and now["state_ms"] is not None and view["users"] == ["ada"]
+
+    until(seen, 90, "the console to know of it all")
+    assert system.get("/v1/users/ada").json()["recent_items"] == ["item-1", "item-2", "item-3"]
+    assert system.get("/").headers["content-type"].startswith("text/html")
