@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from services.retrainer.daemon import Retrainer
 from services.retrainer.metrics import RetrainerMetrics
+from services.retrainer.retention import Retention
 from services.retrainer.rollback import Promotions
 from services.retrainer.schedule import Schedule, TrainingRules
 from services.retrainer.trainer import Outcome
@@ -86,7 +87,8 @@ class ManualTrainer:
 class World:
     """Everything outside of one retrainer: stays when the retrainer is made anew with ``start``."""
 
-    def __init__(self, rules: DriftRules | None = None, **options: object) -> None:
+    def __init__(self, rules: DriftRules | None = None, keep: int = 0, **options: object) -> None:
+        self.keep = keep
         self.rules = rules or DriftRules(least_events=200, cooldown_s=300)
         self.options = {"cold_check_s": 0.0, "cooldown_s": 300.0, **options}
         self.registry = MemoryModelRegistry()
@@ -95,6 +97,7 @@ class World:
         self.leases = LeaseServer(lambda: self.seconds)
         self.committed: dict[int, int] = {}
         self.seconds = 1_000_000.0
+        self.published = 0
         self.enough = False
         self.log_problem: Unavailable | None = None
         self.offset = 0
@@ -125,6 +128,7 @@ class World:
             lambda: self._reader(),
             promotions,
             schedule,
+            Retention(self.registry, metrics, self.keep, every_s=0.0),
             self.rules,
             metrics,
             self.now_ms,
@@ -151,11 +155,10 @@ class World:
         return round(1000 * self.seconds)
 
     def publish(self, promote: bool = True, gate: dict[str, object] | None = None, **lineage: object) -> str:
-        version = str(len(self.registry.versions()) + 1)
-        made = weights(int(version))
+        self.published += 1
         metrics = {"gate": gate} if gate else {}
-        self.registry.publish(made, ITEMS, make_current=promote, metrics=metrics, lineage=lineage)
-        return version
+        made = weights(self.published)
+        return self.registry.publish(made, ITEMS, make_current=promote, metrics=metrics, lineage=lineage).version
 
     def engage(self, version: str, rate: float, events: int, size: int = 50) -> None:
         """Outcomes come in, one second a batch, and are taken in."""
