@@ -13,13 +13,14 @@ from services.retrainer.metrics import RetrainerMetrics
 from services.retrainer.retention import Retention
 from services.retrainer.rollback import Promotions
 from services.retrainer.schedule import Schedule, TrainingRules
-from services.retrainer.trainer import Outcome
+from services.retrainer.trainer import Outcome, Trainer
 from shared.adapters.memory import MemoryBroker, MemoryRecord
 from shared.adapters.memory_lease import LeaseServer, MemoryLease
 from shared.adapters.memory_registry import MemoryModelRegistry
 from shared.core.drift import DriftRules
 from shared.core.engagement import encode_engagement, engagement_batch
 from shared.core.errors import Unavailable
+from shared.core.registry_port import ModelRegistry
 from tests.unit.recommender_twins import ITEMS, weights
 
 TOPIC = "engagement"
@@ -87,11 +88,19 @@ class ManualTrainer:
 class World:
     """Everything outside of one retrainer: stays when the retrainer is made anew with ``start``."""
 
-    def __init__(self, rules: DriftRules | None = None, keep: int = 0, **options: object) -> None:
+    def __init__(
+        self,
+        rules: DriftRules | None = None,
+        keep: int = 0,
+        registry: ModelRegistry | None = None,
+        trainer: Trainer | None = None,
+        **options: object,
+    ) -> None:
         self.keep = keep
+        self._given = trainer
         self.rules = rules or DriftRules(least_events=200, cooldown_s=300)
         self.options = {"cold_check_s": 0.0, "cooldown_s": 300.0, **options}
-        self.registry = MemoryModelRegistry()
+        self.registry = registry or MemoryModelRegistry()
         self.broker = MemoryBroker()
         self.broker.create(TOPIC, 4)
         self.leases = LeaseServer(lambda: self.seconds)
@@ -111,7 +120,7 @@ class World:
 
     def another(self) -> tuple[Retrainer, ManualTrainer, CollectorRegistry]:
         """One more retrainer beside the one that is there."""
-        trainer, values = ManualTrainer(), CollectorRegistry()
+        trainer, values = self._given or ManualTrainer(), CollectorRegistry()
         metrics = RetrainerMetrics(values)
         promotions = Promotions(self.registry, metrics, self.now_ms, ROLLBACK_EVENTS, 0.01, self.rules.cooldown_s)
         schedule = Schedule(
