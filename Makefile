@@ -56,6 +56,7 @@ demo: $(READY) redis
 
 test: $(READY)
 	@$(MAKE) redis || echo 'make test: going on without redis-server' >&2
+	@$(PY) -m tests.kubectl >/dev/null || echo 'make test: going on without kubectl' >&2
 	@exec $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(READY)
