@@ -86,6 +86,7 @@ keyboard: need-TEXT $(READY) redis
 	@$(WITH_MAKE) -m services.simulator.keyboard $(if $(TEXT),--text '$(TEXT)') $(ARGS)
 
 bench: $(READY) redis
+	@$(PY) -c 'import faiss' 2>/dev/null || $(PIP) --quiet --editable '.[bench]' >&2
 	@exec $(PY) -m tests.bench $(ARGS)
 
 # One clear line, before any set-up, where a variable is missing; ARGS="--help" needs none.
