@@ -56,6 +56,7 @@ demo: $(READY) redis
 
 test: $(READY)
 	@$(MAKE) redis || echo 'make test: going on without redis-server' >&2
+	@$(PY) -m tests.kubectl >/dev/null || echo 'make test: going on without kubectl' >&2
 	@exec $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(READY)
@@ -85,6 +86,7 @@ keyboard: need-TEXT $(READY) redis
 	@$(WITH_MAKE) -m services.simulator.keyboard $(if $(TEXT),--text '$(TEXT)') $(ARGS)
 
 bench: $(READY) redis
+	@$(PY) -c 'import faiss' 2>/dev/null || $(PIP) --quiet --editable '.[bench]' >&2
 	@exec $(PY) -m tests.bench $(ARGS)
 
 # One clear line, before any set-up, where a variable is missing; ARGS="--help" needs none.

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from services.retrainer.cold_start import ColdStart
 from services.retrainer.daemon import Retrainer
 from services.retrainer.metrics import RetrainerMetrics
+from services.retrainer.retention import Retention
 from services.retrainer.rollback import Promotions
 from services.retrainer.schedule import Schedule, TrainingRules
 from services.retrainer.session_log_metrics import SessionLogMetrics
@@ -123,8 +124,11 @@ class System:
         promotions = Promotions(
             registry, metrics, _now_ms, drift.rollback_events, drift.rollback_p, drift.drift_cooldown_s
         )
+        retention = Retention(registry, metrics, drift.model_keep)
         look_s = self._registry_settings.model_poll_s
-        return Retrainer(self._lease, self._open_reader, promotions, schedule, rules, metrics, _now_ms, look_s)
+        return Retrainer(
+            self._lease, self._open_reader, promotions, schedule, retention, rules, metrics, _now_ms, look_s
+        )
 
     def _open_reader(self) -> KafkaReader:
         topic = self.kafka.topic_engagement

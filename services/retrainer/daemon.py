@@ -20,6 +20,7 @@ from collections.abc import Callable
 from services.retrainer.drift_watch import DriftWatch, EngagementReader
 from services.retrainer.memory import Memory
 from services.retrainer.metrics import RetrainerMetrics
+from services.retrainer.retention import Retention
 from services.retrainer.rollback import Promotions
 from services.retrainer.schedule import Schedule
 from shared.core.drift import DriftRules
@@ -44,6 +45,7 @@ class Retrainer:
         open_reader: Callable[[], EngagementReader],
         promotions: Promotions,
         schedule: Schedule,
+        retention: Retention,
         rules: DriftRules,
         metrics: RetrainerMetrics,
         now_ms: Callable[[], int],
@@ -52,6 +54,7 @@ class Retrainer:
         store_s: float = 1.0,
     ) -> None:
         self._lease, self._open_reader, self._promotions, self._schedule = lease, open_reader, promotions, schedule
+        self._retention = retention
         self._rules, self._metrics, self._now_ms = rules, metrics, now_ms
         self._look_s, self._poll_s, self._store_s = look_s, poll_s, store_s
         self._stop = threading.Event()
@@ -119,6 +122,7 @@ class Retrainer:
                 return
             watch.commit()
         self._schedule.act(memory)
+        self._retention.tidy(memory, self._schedule.running)
 
     def _look(self, memory: Memory) -> bool:
         """At the version in service; whether the memory changed. A pointer that cannot be read is mended by the next

@@ -40,6 +40,7 @@ class RetrainerMetrics:
         )
         self.swaps = Counter("driftwood_model_swaps_total", "Changes of the version in service", ["why"], registry=r)
         self.model = Gauge("driftwood_model_info", "1 for the model in service", ["service", "version"], registry=r)
+        self.versions = Gauge("driftwood_model_versions", "Versions in the registry, damaged ones left out", registry=r)
         self.age = Gauge("driftwood_model_age_seconds", "Since the model in service was trained", registry=r)
         self.rate = Gauge(
             "driftwood_engagement_hit_rate",

@@ -58,6 +58,7 @@ class Schedule:
         self._cold_at = self._aged_at = float("-inf")
         self._trained_at: dict[str, int] = {}
         self._why = ""
+        self._outcome: Outcome | None = None
 
     @property
     def running(self) -> bool:
@@ -70,9 +71,11 @@ class Schedule:
         if memory.due is not None and memory.due.alarm is not None and not memory.due.noted:
             note_alarm(self._registry, msgspec.to_builtins(memory.due.alarm))
             memory.due.noted = changed = True
-        outcome = self._trainer.outcome()
-        if outcome is not None:
-            self._ended(memory, outcome)
+        # Told once: held until it is noted, or with the registry's disk full it would be forgotten, and trained anew.
+        self._outcome = self._outcome or self._trainer.outcome()
+        if self._outcome is not None:
+            self._ended(memory, self._outcome)
+            self._outcome = None
             changed = True
         if memory.due is None and self._rules.auto and not self._trainer.running:
             reason = self._reason(memory)
@@ -105,6 +108,7 @@ class Schedule:
     def stop(self) -> None:
         """End a training that runs; it stays due."""
         self._trainer.stop()
+        self._outcome = None
         self._metrics.training.set(0)
 
     def _reason(self, memory: Memory) -> str | None:
@@ -142,13 +146,14 @@ class Schedule:
     def _ended(self, memory: Memory, outcome: Outcome) -> None:
         """Whatever it was due for: an alarm raised meanwhile is repeated if the level stays low."""
         result = outcome.result
-        self._metrics.trainings.labels(self._why, outcome.word).inc()
-        self._metrics.seconds.observe(outcome.seconds)
         gate = result.get("gate")
+        if isinstance(gate, Mapping):
+            note_gate(self._registry, result.get("published"), gate)
         self._note_training(outcome)
         if isinstance(gate, Mapping):
             self._metrics.judged(gate)
-            note_gate(self._registry, result.get("published"), gate)
+        self._metrics.trainings.labels(self._why, outcome.word).inc()
+        self._metrics.seconds.observe(outcome.seconds)
         now = self._now_ms()
         if outcome.problem:
             pause_s = min(_FAILED_S * 2**memory.failures, _FAILED_MOST_S)

@@ -28,7 +28,8 @@ class Checkpoints:
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(draft, self.path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+            draft.unlink(missing_ok=True)
             raise Unavailable(f"checkpoint {self.path}: {error}") from error
 
     def last(self) -> TrainerState | None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from shared.core.errors import Unavailable
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -28,3 +32,12 @@ def storage_failures() -> tuple[type[BaseException], ...]:
     """What a storage that cannot be reached raises. botocore's errors are no OSError, and only s3 brings them."""
     botocore = sys.modules.get("botocore.exceptions")
     return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
+
+
+@contextmanager
+def storage_trouble(what: str) -> Iterator[None]:
+    """Failures of a storage as Unavailable; ``what`` names it and where it is."""
+    try:
+        yield
+    except storage_failures() as error:
+        raise Unavailable(f"{what}: {error}") from error

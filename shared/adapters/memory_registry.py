@@ -9,7 +9,7 @@ import torch
 
 from shared.adapters.model_files import ITEMS, WEIGHTS, decode_model, describe, encode_model
 from shared.adapters.registry_notes import encode_note, name_of, new_note, read_notes
-from shared.core.errors import NoSuchVersion
+from shared.core.errors import NoSuchVersion, Unavailable
 from shared.core.registry_port import Manifest, Model, Note
 
 
@@ -21,6 +21,8 @@ class MemoryModelRegistry:
         self._versions: dict[str, tuple[Manifest, dict[str, bytes]]] = {}
         self._current: str | None = None
         self._notes: dict[str, bytes] = {}
+        self.full = False
+        """Switched on, nothing can be written, as on a disk without room."""
 
     def publish(
         self,
@@ -34,7 +36,8 @@ class MemoryModelRegistry:
     ) -> Manifest:
         """See ModelRegistry.publish."""
         files = encode_model(weights, items)
-        version = str(len(self._versions) + 1)
+        self._check_room()
+        version = str(max(map(int, self._versions), default=0) + 1)
         manifest = describe(version, files, config or {}, metrics or {}, lineage or {})
         self._versions[version] = (manifest, files)
         if make_current:
@@ -48,6 +51,7 @@ class MemoryModelRegistry:
     def set_current(self, version: str) -> None:
         """See ModelRegistry.set_current."""
         self.manifest(version)
+        self._check_room()
         self._current = version
 
     def versions(self) -> list[Manifest]:
@@ -63,8 +67,16 @@ class MemoryModelRegistry:
         manifest, files = self._stored(version)
         return decode_model(manifest, files[WEIGHTS], files[ITEMS], f"{self.uri}/versions/{version}")
 
+    def remove(self, version: str) -> bool:
+        """See ModelRegistry.remove."""
+        if version not in self._versions or version in (self._current, max(self._versions, key=int)):
+            return False
+        del self._versions[version]
+        return True
+
     def note(self, kind: str, details: Mapping[str, Any]) -> Note:
         """See ModelRegistry.note."""
+        self._check_room()
         note = new_note(kind, details)
         self._notes[name_of(note)] = encode_note(note)
         return note
@@ -72,6 +84,10 @@ class MemoryModelRegistry:
     def notes(self, limit: int | None = None) -> list[Note]:
         """See ModelRegistry.notes."""
         return read_notes(list(self._notes), self._notes.get, limit, f"{self.uri}/notes")
+
+    def _check_room(self) -> None:
+        if self.full:
+            raise Unavailable(f"model registry {self.uri}: No space left on device")
 
     def _stored(self, version: str) -> tuple[Manifest, dict[str, bytes]]:
         if version not in self._versions:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from shared.adapters.allocator import give_back, large_blocks_apart
 from shared.core.errors import DriftwoodError, ModelDamaged
 from shared.model.inference import InferenceModel
 
@@ -62,7 +63,8 @@ class ModelWatch:
                 return
             if self._failed and self._failed[0] == version and time.monotonic() < self._failed[1]:
                 return
-            model = self._load(version)
+            with large_blocks_apart():
+                model = self._load(version)
         except DriftwoodError as error:
             if str(error) != self.problem:
                 log.error("model %s not loaded: %s", version or "registry", error, extra={"model_version": version})
@@ -71,12 +73,23 @@ class ModelWatch:
                 self._failed = (version, time.monotonic() + _RETRY_DAMAGED_S)
             return
         log.info("model in use", extra={"model_version": version, "items": len(model.items)})
-        self._on_change(model)
+        with large_blocks_apart():
+            self._on_change(model)
         self.current, self.problem, self._failed = model, None, None
-        # Python's collector would walk the catalogue again and again: measured, half the cost of decoding a state.
-        gc.collect()
-        gc.freeze()
+        _settle()
 
     def _run(self) -> None:
         while not self._stop.wait(self._poll_s):
             self.look()
+
+
+def _settle() -> None:
+    """What was replaced goes, and what stays is put out of the collector's sight.
+
+    Python's collector would walk the catalogue again and again: measured, half the cost of decoding a state. What the
+    last settling froze is looked at once more first: a cycle that held the old model would else never be found.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    give_back()

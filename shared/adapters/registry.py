@@ -78,7 +78,8 @@ class FileModelRegistry:
     def set_current(self, version: str) -> None:
         """See ModelRegistry.set_current."""
         self.manifest(version)
-        self._storage.point(_pointer(version), lambda held: True)
+        # Asked again under the storage's lock, where it has one: the version may have been removed just now.
+        self._storage.point(_pointer(version), lambda held: bool(self.manifest(version)))
 
     def versions(self) -> list[Manifest]:
         """See ModelRegistry.versions."""
@@ -86,7 +87,9 @@ class FileModelRegistry:
         for number in self._storage.numbers():
             try:
                 found.append(self.manifest(str(number)))
-            except (ModelDamaged, NoSuchVersion) as error:
+            except NoSuchVersion:
+                continue  # removed since it was listed
+            except ModelDamaged as error:
                 log.warning("model version %d left out: %s", number, error)
         return found
 
@@ -100,6 +103,16 @@ class FileModelRegistry:
         manifest = self.manifest(version)
         weights, items = self._read(version, WEIGHTS), self._read(version, ITEMS)
         return decode_model(manifest, weights, items, self._folder(version))
+
+    def remove(self, version: str) -> bool:
+        """See ModelRegistry.remove."""
+        number = int(version) if _is_version(version) else 0
+
+        def may_go(held: bytes | None) -> bool:
+            unreadable = held is not None and not _number_of(held)
+            return not unreadable and _number_of(held) != number and number < max(self._storage.numbers(), default=0)
+
+        return number in self._storage.numbers() and self._storage.remove(number, MANIFEST, may_go)
 
     def note(self, kind: str, details: Mapping[str, Any]) -> Note:
         """See ModelRegistry.note."""
@@ -115,7 +128,7 @@ class FileModelRegistry:
         return f"{self.uri}/versions/{version}"
 
     def _read(self, version: str, file: str) -> bytes:
-        if not (version.isascii() and version.isdigit() and int(version) > 0 and str(int(version)) == version):
+        if not _is_version(version):
             raise NoSuchVersion(f"{self.uri}: no model version {version!r}")
         content = self._storage.read(int(version), file)
         if content is not None:
@@ -123,6 +136,10 @@ class FileModelRegistry:
         if int(version) in self._storage.numbers():
             raise ModelDamaged(f"{self._folder(version)}/{file}: missing")
         raise NoSuchVersion(f"{self.uri}: no model version {version}")
+
+
+def _is_version(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0 and str(int(text)) == text
 
 
 def _with_version(manifest: Manifest, version: str) -> Manifest:

@@ -1,9 +1,8 @@
-"""Where a registry keeps its files: a directory, with atomic renames; or an object store, by the order of its puts."""
+"""Where a registry keeps its files: a directory, with atomic renames; an object store is in registry_objects.py."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -11,12 +10,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fsspec.core import url_to_fs
 
-from shared.adapters.durable import storage_failures, sync_folder, write_durably
-from shared.core.errors import SettingsInvalid, Unavailable
+from shared.adapters.durable import storage_trouble, sync_folder, write_durably
+from shared.adapters.registry_objects import ObjectStorage
+from shared.core.errors import SettingsInvalid
 
 STALE_S = 86_400.0
 """An unfinished version folder of this age, seconds, belongs to a publisher that died."""
@@ -35,6 +35,9 @@ class Storage(Protocol):
 
     def add(self, files: Files, last: str, content_of: Callable[[int], bytes]) -> int:
         """Store files under the next free number, ``content_of(number)`` as the file ``last``. Returns the number."""
+
+    def remove(self, number: int, last: str, may_go: Callable[[bytes | None], bool]) -> bool:
+        """Remove all files of a number, ``last`` after all others, if ``may_go`` of the present pointer says so."""
 
     def pointer(self) -> bytes | None:
         """None: never set."""
@@ -72,7 +75,7 @@ class DirectoryStorage:
 
     def numbers(self) -> list[int]:
         """See Storage."""
-        with _unavailable(str(self.root)):
+        with storage_trouble(f"model registry {self.root}"):
             try:
                 names = os.listdir(self._versions)
             except FileNotFoundError:
@@ -88,7 +91,7 @@ class DirectoryStorage:
         return self._read(self.root / "current")
 
     def _read(self, path: Path) -> bytes | None:
-        with _unavailable(str(self.root)):
+        with storage_trouble(f"model registry {self.root}"):
             try:
                 return path.read_bytes()
             except FileNotFoundError:
@@ -96,7 +99,7 @@ class DirectoryStorage:
 
     def add(self, files: Files, last: str, content_of: Callable[[int], bytes]) -> int:
         """See Storage."""
-        with _unavailable(str(self.root)):
+        with storage_trouble(f"model registry {self.root}"):
             self._versions.mkdir(parents=True, exist_ok=True)
             self._sweep()
             folder = self._versions / f".unfinished-{uuid.uuid4().hex}"
@@ -132,20 +135,41 @@ class DirectoryStorage:
 
     def point(self, content: bytes, unless_newer: Callable[[bytes | None], bool]) -> None:
         """See Storage. The lock keeps a slow publisher from pointing back to its older version."""
-        with _unavailable(str(self.root)):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with (self.root / ".lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not unless_newer(self.pointer()):
-                    return
-                draft = self.root / f".current-{uuid.uuid4().hex}"
+        with storage_trouble(f"model registry {self.root}"), self._locked():
+            if not unless_newer(self.pointer()):
+                return
+            draft = self.root / f".current-{uuid.uuid4().hex}"
+            try:
                 write_durably(draft, content)
                 os.replace(draft, self.root / "current")
-                sync_folder(self.root)
+            finally:
+                draft.unlink(missing_ok=True)
+            sync_folder(self.root)
+
+    def remove(self, number: int, last: str, may_go: Callable[[bytes | None], bool]) -> bool:
+        """See Storage. One rename, under the lock of the pointer: nobody can point to what is going."""
+        grave = self._versions / f".removed-{uuid.uuid4().hex}"
+        with storage_trouble(f"model registry {self.root}"):
+            with self._locked():
+                if not may_go(self.pointer()):
+                    return False
+                with suppress(FileNotFoundError):
+                    os.rename(self._versions / str(number), grave)
+                    sync_folder(self._versions)
+            for folder in self._versions.glob(".removed-*"):  # those of removers that died, too
+                shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def notes(self) -> list[str]:
         """See Storage."""
-        with _unavailable(str(self.root)):
+        with storage_trouble(f"model registry {self.root}"):
             try:
                 return [name for name in os.listdir(self.root / "notes") if not name.startswith(".")]
             except FileNotFoundError:
@@ -157,101 +181,16 @@ class DirectoryStorage:
 
     def add_note(self, name: str, content: bytes) -> None:
         """See Storage."""
-        with _unavailable(str(self.root)):
+        with storage_trouble(f"model registry {self.root}"):
             folder = self.root / "notes"
             folder.mkdir(parents=True, exist_ok=True)
             draft = folder / f".{name}"
-            write_durably(draft, content)
-            os.replace(draft, folder / name)
+            try:
+                write_durably(draft, content)
+                os.replace(draft, folder / name)
+            finally:
+                draft.unlink(missing_ok=True)
             sync_folder(folder)
-
-
-class ObjectStorage:
-    """A number is claimed by an object that must not exist yet; the manifest comes last and makes the version whole.
-
-    Stores without a put-if-absent fall back to reading the claim again; publish from one place at a time there.
-    """
-
-    def __init__(self, uri: str, filesystem: Any, root: str) -> None:
-        self._uri, self._fs, self._root = uri, filesystem, root.rstrip("/")
-
-    def numbers(self) -> list[int]:
-        """See Storage."""
-        return sorted(int(name) for name in self._names("versions") if name.isdigit())
-
-    def read(self, number: int, file: str) -> bytes | None:
-        """See Storage."""
-        return self._read(f"{self._root}/versions/{number}/{file}")
-
-    def pointer(self) -> bytes | None:
-        """See Storage."""
-        return self._read(f"{self._root}/current")
-
-    def _read(self, path: str) -> bytes | None:
-        with _unavailable(self._uri):
-            try:
-                return bytes(self._fs.cat_file(path))
-            except FileNotFoundError:
-                return None
-
-    def add(self, files: Files, last: str, content_of: Callable[[int], bytes]) -> int:
-        """See Storage."""
-        number = max(self.numbers(), default=0) + 1
-        with _unavailable(self._uri):
-            while not self._claim(f"{self._root}/versions/{number}/claim"):
-                number += 1
-            for name, content in files.items():
-                self._fs.pipe_file(f"{self._root}/versions/{number}/{name}", content)
-            self._fs.pipe_file(f"{self._root}/versions/{number}/{last}", content_of(number))
-        return number
-
-    def _claim(self, path: str) -> bool:
-        token = json.dumps({"by": uuid.uuid4().hex, "at": time.time()}).encode()
-        try:
-            self._fs.pipe_file(path, token, mode="create")
-        except FileExistsError:
-            return False
-        except (TypeError, NotImplementedError, ValueError):
-            if self._fs.exists(path):
-                return False
-            self._fs.pipe_file(path, token)
-        return bool(self._fs.cat_file(path) == token)
-
-    def point(self, content: bytes, unless_newer: Callable[[bytes | None], bool]) -> None:
-        """See Storage. One put is atomic; two at the same instant are not ordered."""
-        with _unavailable(self._uri):
-            if unless_newer(self.pointer()):
-                self._fs.pipe_file(f"{self._root}/current", content)
-
-    def notes(self) -> list[str]:
-        """See Storage."""
-        return self._names("notes")
-
-    def note(self, name: str) -> bytes | None:
-        """See Storage."""
-        return self._read(f"{self._root}/notes/{name}")
-
-    def add_note(self, name: str, content: bytes) -> None:
-        """See Storage."""
-        with _unavailable(self._uri):
-            self._fs.pipe_file(f"{self._root}/notes/{name}", content)
-
-    def _names(self, folder: str) -> list[str]:
-        with _unavailable(self._uri):
-            self._fs.invalidate_cache(f"{self._root}/{folder}")
-            try:
-                names = self._fs.ls(f"{self._root}/{folder}", detail=False)
-            except FileNotFoundError:
-                return []
-        return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in names]
-
-
-@contextmanager
-def _unavailable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except storage_failures() as error:
-        raise Unavailable(f"model registry {where}: {error}") from error
 
 
 __all__ = ["DirectoryStorage", "ObjectStorage", "Storage", "open_storage"]

@@ -166,6 +166,9 @@ class DriftSettings(_Settings):
     model_max_age_s: float = Field(
         7 * 86400.0, ge=0, description="an older model is trained anew; 0: never for its age"
     )
+    model_keep: int = Field(
+        10, ge=0, description="newest versions kept, beside those in use or needed for a rollback; 0: all"
+    )
     rollback_events: int = Field(
         2000, ge=100, le=60_000, description="scored events after a promotion by which it is judged"
     )

@@ -110,6 +110,14 @@ class ModelRegistry(Protocol):
     def load(self, version: str) -> Model:
         """Weights and items, checked against the manifest. Raises NoSuchVersion, ModelDamaged (file and reason)."""
 
+    def remove(self, version: str) -> bool:
+        """Remove a version for good; whether it is gone.
+
+        False, and nothing happens: it is in service, or the newest (a number is given out once), or the pointer cannot
+        be read. A reader of it at that moment gets NoSuchVersion, or ModelDamaged where a part of it is gone already.
+        After a crash in between it is removed, or listed still and can be removed again.
+        """
+
     def note(self, kind: str, details: Mapping[str, Any]) -> Note:
         """Add to the journal: whole or not at all, for good. details: what JSON can hold."""
 

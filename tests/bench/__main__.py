@@ -6,10 +6,18 @@ import argparse
 import json
 from typing import Any
 
-from tests.bench import bench_consumer, bench_freshness, bench_http, bench_swaps, bench_training
+from tests.bench import (
+    bench_consumer,
+    bench_freshness,
+    bench_http,
+    bench_ranking,
+    bench_sizes,
+    bench_swaps,
+    bench_training,
+)
 from tests.bench.world import bench_world, say
 
-NAMES = ("consumer", "freshness", "http", "swaps", "training")
+NAMES = ("consumer", "freshness", "http", "swaps", "training", "ranking", "sizes")
 
 
 def main() -> None:
@@ -35,6 +43,10 @@ def main() -> None:
         _say_swaps(swaps)
     if "training" in chosen:
         results["training"] = bench_training.run(options.quick)
+    if "ranking" in chosen:
+        results["ranking"] = bench_ranking.run(options.quick)
+    if "sizes" in chosen:
+        results["sizes"] = bench_sizes.run(options.quick)
     print(json.dumps(results))
 
 

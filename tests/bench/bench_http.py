@@ -16,15 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from shared.adapters.registry import FileModelRegistry
+from tests.bench.world import get, item_name, metric, model_in_use, process, publish_synthetic
 from tests.servers import DATA, ROOT, RedisServer, embedded_broker, free_port, until
 
 RATE = 1000
@@ -46,55 +42,6 @@ class Size:
 QUICK = Size(users=2_000, seconds=4.0)
 
 
-def publish_model(uri: Path, size: Size) -> None:
-    """A model of random weights whose scores spread as those of a trained one do."""
-    g = torch.Generator().manual_seed(0)
-    width = size.width
-
-    def normal(spread: float, *shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=g) * spread
-
-    weights = {
-        "item_embedding": normal(0.3, size.items, width),
-        "item_bias": normal(0.5, size.items),
-        "gru.weight_ih_l0": normal(0.15, 3 * width, width),
-        "gru.weight_hh_l0": normal(0.1, 3 * width, width),
-        "gru.bias_ih_l0": normal(0.1, 3 * width),
-        "gru.bias_hh_l0": normal(0.1, 3 * width),
-    }
-    FileModelRegistry(str(uri)).publish(weights, [f"i{n}" for n in range(size.items)])
-
-
-@contextlib.contextmanager
-def process(module: str, env: Mapping[str, str], *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of ours, ended by SIGTERM."""
-    with log.open("wb") as out:
-        started = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=dict(env), stderr=out)
-    try:
-        yield started
-    finally:
-        started.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            started.wait(20)
-        started.kill()
-        started.wait()
-
-
-def answers(url: str) -> bytes:
-    """The body, or nothing."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bytes(answer.read())
-    except OSError:
-        return b""
-
-
-def metric(address: str, name: str) -> float:
-    """The sum of all series that start with ``name``."""
-    lines = answers(f"http://{address}/metrics").decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
 def load(address: str, paths: Path, rate: float, seconds: float) -> dict[str, float]:
     """One run of the load generator."""
     done = subprocess.run(
@@ -107,7 +54,7 @@ def load(address: str, paths: Path, rate: float, seconds: float) -> dict[str, fl
 
 def ours(folder: Path, size: Size) -> dict[str, Any]:
     """Rankings in memory where state and model did not change (as configured by default), then none in memory."""
-    publish_model(folder / "models", size)
+    publish_synthetic(folder / "models", size.items, size.width, item_name)
     users = folder / "users"
     users.write_text("\n".join(f"/v1/users/u{n * 7919 % size.users}/recommendations" for n in range(size.users)))
     redis = RedisServer(folder, fsync="everysec")
@@ -122,12 +69,12 @@ def ours(folder: Path, size: Size) -> dict[str, Any]:
             "MODEL_URI": str(folder / "models"), "LOG_FORMAT": "text",
             "CONSUMER_HOST": "127.0.0.1", "CONSUMER_PORT": str(free_port()), "HTTP_HOST": "127.0.0.1",
         }  # fmt: skip
-        consumer = f"127.0.0.1:{env['CONSUMER_PORT']}"
+        consumer = f"http://127.0.0.1:{env['CONSUMER_PORT']}"
         feed = ["--users", str(size.users), "--items", str(size.items)]
         command = [sys.executable, "-m", "tests.bench.event_feed", *feed, "--count", str(3 * size.users)]
         subprocess.run(command, cwd=ROOT, env=env, check=True)
         stack.enter_context(process("services.consumer", env, log=folder / "consumer.log"))
-        until(lambda: answers(f"http://{consumer}/readyz"), 60, "consumer")
+        until(lambda: get(f"{consumer}/readyz"), 60, "consumer")
         applied = 'driftwood_consumer_events_total{outcome="applied"}'
         until(lambda: metric(consumer, applied) >= 3 * size.users, 120, "states")
         for name, more in (("default", {}), ("nothing_cached", {"RANK_CACHE_USERS": "0"})):
@@ -137,19 +84,20 @@ def ours(folder: Path, size: Size) -> dict[str, Any]:
 
 def _measured(folder: Path, env: dict[str, str], users: Path, feed: list[str], size: Size) -> dict[str, Any]:
     address = f"127.0.0.1:{env['HTTP_PORT']}"
+    base = f"http://{address}"
     with process("services.recommender", env, log=folder / "recommender.log"):
-        until(lambda: b'"model":"1"' in answers(f"http://{address}/readyz"), 60, "recommender")
+        until(lambda: model_in_use(base) == "1", 60, "recommender")
         emitted = "driftwood_emitted_total"
         if "RANK_CACHE_USERS" not in env:
-            until(lambda: metric(address, emitted) >= size.users, 120, "the backlog of emission")
-            until(lambda: _still(address, emitted), 120, "the end of that backlog")
+            until(lambda: metric(base, emitted) >= size.users, 120, "the backlog of emission")
+            until(lambda: _still(base, emitted), 120, "the end of that backlog")
         with process("tests.bench.event_feed", env, *feed, "--rate", str(EVENTS_PER_S), log=folder / "feed.log"):
-            until(lambda: metric(address, emitted), 60, "emission")
+            until(lambda: metric(base, emitted), 60, "emission")
             load(address, users, RATE, 2.0)  # warm-up
             hit, miss = (f'driftwood_ranking_cache_total{{outcome="{o}"}}' for o in ("hit", "miss"))
-            before = metric(address, hit), metric(address, miss), metric(address, emitted)
+            before = metric(base, hit), metric(base, miss), metric(base, emitted)
             constant = load(address, users, RATE, size.seconds)
-            after = metric(address, hit), metric(address, miss), metric(address, emitted)
+            after = metric(base, hit), metric(base, miss), metric(base, emitted)
             hits, misses, rankings = (b - a for a, b in zip(before, after, strict=True))
             most = load(address, users, 0, size.seconds / 2)
     return {
@@ -161,11 +109,11 @@ def _measured(folder: Path, env: dict[str, str], users: Path, feed: list[str], s
     }
 
 
-def _still(address: str, name: str) -> bool:
+def _still(base: str, name: str) -> bool:
     """Whether a counter stands still for longer than the emission of a full round takes."""
-    before = metric(address, name)
+    before = metric(base, name)
     time.sleep(5)
-    return metric(address, name) == before
+    return metric(base, name) == before
 
 
 def peer(folder: Path, size: Size) -> dict[str, Any] | None:

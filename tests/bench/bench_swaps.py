@@ -27,7 +27,8 @@ from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import KafkaSettings, RedisSettings
 from shared.core.state import decode_state
-from tests.bench.bench_http import EVENTS_PER_S, QUICK, Size, answers, metric, process, publish_model
+from tests.bench.bench_http import EVENTS_PER_S, QUICK, Size
+from tests.bench.world import item_name, metric, model_in_use, process, publish_synthetic, resident_mb
 from tests.servers import ROOT, RedisServer, embedded_broker, free_port, until
 
 SWAPS = 20
@@ -69,7 +70,7 @@ def _run(folder: Path, size: Size, every_s: float, rate: int) -> dict[str, Any]:
             "CONSUMER_HOST": "127.0.0.1", "CONSUMER_PORT": str(free_port()), "HTTP_HOST": "127.0.0.1",
             "HTTP_PORT": str(free_port()), "SWEEP_DELAY_S": str(SWEEP_DELAY_S),
         }  # fmt: skip
-        consumer, http = (f"127.0.0.1:{env[name]}" for name in ("CONSUMER_PORT", "HTTP_PORT"))
+        consumer, http = (f"http://127.0.0.1:{env[name]}" for name in ("CONSUMER_PORT", "HTTP_PORT"))
         feed = ["--users", str(size.users), "--items", str(size.items + NEW_ITEMS)]
         command = [sys.executable, "-m", "tests.bench.event_feed", *feed, "--count", str(3 * size.users)]
         subprocess.run(command, cwd=ROOT, env=env, check=True)
@@ -77,7 +78,7 @@ def _run(folder: Path, size: Size, every_s: float, rate: int) -> dict[str, Any]:
         applied = 'driftwood_consumer_events_total{outcome="applied"}'
         until(lambda: metric(consumer, applied) >= 3 * size.users, 180, "states")
         services.append(stack.enter_context(process("services.recommender", env, log=folder / "recommender.log")))
-        until(lambda: _version(http) == "1", 60, "recommender")
+        until(lambda: model_in_use(http) == "1", 60, "recommender")
         until(lambda: metric(http, "driftwood_emitted_total") >= size.users, 180, "the backlog of emission")
         # New items are a few of many: chosen so often that they are all ranked from the start of a version's time on.
         new = ["--users", str(size.users), "--items", str(NEW_ITEMS), "--first-item", str(size.items)]
@@ -85,7 +86,7 @@ def _run(folder: Path, size: Size, every_s: float, rate: int) -> dict[str, Any]:
             process("tests.bench.event_feed", env, *feed, "--rate", str(EVENTS_PER_S), log=folder / "feed.log"),
             process("tests.bench.event_feed", env, *new, "--rate", "50", log=folder / "new.log"),
         ):
-            memory = [_rss_mb(service.pid) for service in services]
+            memory = [resident_mb(service.pid) for service in services]
             times, ranked, report, answered = _swaps(registry, http, consumer, folder, paths, every_s, rate)
         results = _summary(times, report, answered, every_s)
         store = RedisStateStore(RedisSettings(redis_url=redis.url))
@@ -93,7 +94,7 @@ def _run(folder: Path, size: Size, every_s: float, rate: int) -> dict[str, Any]:
         users = [f"u{n}" for n in range(size.users)]
         results["new_items_ranked"] = {"of": NEW_ITEMS, "median_before_a_swap": float(np.median(ranked))}
         results["memory_mb"] = {
-            name: {"before": before, "after": _rss_mb(service.pid)}
+            name: {"before": before, "after": resident_mb(service.pid)}
             for name, service, before in zip(("consumer", "recommender"), services, memory, strict=True)
         }
         results["events"] = _all_applied(store, users, env)
@@ -103,28 +104,13 @@ def _run(folder: Path, size: Size, every_s: float, rate: int) -> dict[str, Any]:
 
 def _versions(uri: Path, size: Size) -> FileModelRegistry:
     """Three versions of one catalogue; the first is current."""
-    publish_model(uri, size)
-    registry = FileModelRegistry(str(uri))
+    registry = publish_synthetic(uri, size.items, size.width, item_name)
     first = registry.load("1")
     for seed in range(2, VERSIONS + 1):
         g = torch.Generator().manual_seed(seed)
         other = {n: w + 0.02 * torch.randn(w.shape, generator=g) for n, w in first.weights.items()}
         registry.publish(other, first.items, make_current=False)
     return registry
-
-
-def _rss_mb(pid: int) -> float:
-    """Resident memory; 0 where /proc does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    return 0.0
-
-
-def _version(address: str) -> str:
-    ready = answers(f"http://{address}/readyz")
-    return str(json.loads(ready).get("model", "")) if ready else ""
 
 
 def _swaps(
@@ -134,8 +120,8 @@ def _swaps(
     (due, latency) of all answers."""
     record = folder / "answers.npy"
     load = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.http_load", "--address", http, "--paths", str(paths), "--rate", str(rate),
-         "--seconds", str(every_s * (SWAPS + 1)), "--record", str(record)],
+        [sys.executable, "-m", "tests.bench.http_load", "--address", http.removeprefix("http://"),
+         "--paths", str(paths), "--rate", str(rate), "--seconds", str(every_s * (SWAPS + 1)), "--record", str(record)],
         cwd=ROOT, stdout=subprocess.PIPE,
     )  # fmt: skip
     times: list[tuple[float, float]] = []
@@ -147,7 +133,7 @@ def _swaps(
         ranked.append(metric(http, "driftwood_new_items_ranked"))
         moved = time.perf_counter()
         registry.set_current(version)
-        until(lambda version=version: _version(http) == version and _version(consumer) == version, 30, "swap")  # type: ignore[misc]
+        until(lambda version=version: model_in_use(http) == version and model_in_use(consumer) == version, 30, "swap")  # type: ignore[misc]
         times.append((moved, time.perf_counter()))
     out, _ = load.communicate(timeout=every_s + 60)
     return times, ranked, json.loads(out), np.load(record)

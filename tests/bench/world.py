@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,13 +80,35 @@ def get(url: str) -> str | None:
 
 
 def metric(base: str, name: str) -> float:
-    """The sum of a metric's samples whose line begins with ``name``."""
+    """The sum of a metric's samples whose line begins with ``name``; base: http://host:port."""
     text = get(base + "/metrics") or ""
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
 
 
-def publish_synthetic(uri: Path, items: int = ITEMS, width: int = WIDTH) -> None:
-    """A model with random weights: as costly as a trained one."""
+def model_in_use(base: str) -> str:
+    """The version that /readyz tells; empty: it does not answer yet."""
+    ready = get(base + "/readyz")
+    return str(json.loads(ready).get("model", "")) if ready else ""
+
+
+def item_number(n: int) -> str:
+    """An item id of nine digits, as shops have them."""
+    return str(100_000_000 + n)
+
+
+def item_name(n: int) -> str:
+    """Item ids of ``tests.bench.event_feed``."""
+    return f"i{n}"
+
+
+_SPREAD = {"item_embedding": 0.3, "item_bias": 0.5, "gru.weight_ih_l0": 0.15}
+"""So that scores spread as those of a trained model do; 0.1 for all other weights."""
+
+
+def publish_synthetic(
+    uri: Path, items: int = ITEMS, width: int = WIDTH, named: Callable[[int], str] = item_number
+) -> FileModelRegistry:
+    """A model with random weights, as costly as a trained one; and the registry that it is in."""
     g = torch.Generator().manual_seed(1)
     shapes = {
         "item_embedding": (items, width),
@@ -96,8 +118,34 @@ def publish_synthetic(uri: Path, items: int = ITEMS, width: int = WIDTH) -> None
         "gru.bias_ih_l0": (3 * width,),
         "gru.bias_hh_l0": (3 * width,),
     }
-    weights = {name: torch.randn(shape, generator=g) * 0.1 for name, shape in shapes.items()}
-    FileModelRegistry(str(uri)).publish(weights, [str(100_000_000 + n) for n in range(items)])
+    weights = {name: torch.randn(shape, generator=g) * _SPREAD.get(name, 0.1) for name, shape in shapes.items()}
+    registry = FileModelRegistry(str(uri))
+    registry.publish(weights, [named(n) for n in range(items)])
+    return registry
+
+
+@contextlib.contextmanager
+def process(module: str, env: Mapping[str, str], *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of ours, ended by SIGTERM."""
+    with log.open("wb") as out:
+        started = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=dict(env), stderr=out)
+    try:
+        yield started
+    finally:
+        started.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            started.wait(20)
+        started.kill()
+        started.wait()
+
+
+def resident_mb(pid: int, field: str = "VmRSS") -> float:
+    """Resident memory, or its highest so far (VmHWM); 0 where /proc does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return 0.0
 
 
 @contextlib.contextmanager

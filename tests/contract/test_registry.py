@@ -1,5 +1,6 @@
 """What every model registry promises: in memory, in a directory, and in an object store (fsspec's own, in memory)."""
 
+import contextlib
 import json
 import logging
 import os
@@ -254,3 +255,88 @@ def test_notes_are_files_and_a_damaged_one_hides_no_other(stored: Any, caplog: p
     assert f"notes/{notes[1].id}.json left out" in caplog.text
     change(f"notes/{notes[0].id}.json", b"never changed by us, so not read again")
     assert registry.notes(limit=2) == [notes[2], notes[0]]
+
+
+def test_old_versions_can_be_removed_and_their_numbers_do_not_come_back(registry: ModelRegistry) -> None:
+    for seed in range(1, 5):
+        registry.publish(weights(seed), ITEMS, make_current=seed == 2)
+    assert [registry.remove(version) for version in ("1", "3")] == [True, True]
+    assert [manifest.version for manifest in registry.versions()] == ["2", "4"]
+    for call in (registry.load, registry.manifest, registry.set_current):
+        with pytest.raises(NoSuchVersion):
+            call("3")
+    assert registry.current() == "2"
+    registry.load("2")
+    assert registry.publish(weights(5), ITEMS).version == "5"
+
+
+def test_what_is_in_service_or_newest_or_not_there_is_not_removed(registry: ModelRegistry) -> None:
+    assert registry.remove("1") is False
+    for seed in (1, 2):
+        registry.publish(weights(seed), ITEMS, make_current=seed == 1)
+    assert [registry.remove(version) for version in ("1", "2", "3", "0", "one", "../1")] == [False] * 6
+    assert [manifest.version for manifest in registry.versions()] == ["1", "2"]
+
+
+def test_a_registry_whose_pointer_cannot_be_read_loses_nothing(stored: Any) -> None:
+    registry, change = stored
+    change("current", b"{")
+    assert registry.remove("1") is False
+    assert [manifest.version for manifest in registry.versions()] == ["1", "2"]
+
+
+def test_a_removed_version_leaves_no_file_behind(tmp_path: Path) -> None:
+    registry = FileModelRegistry(str(tmp_path))
+    for seed in (1, 2, 3):
+        registry.publish(weights(seed), ITEMS)
+    died = tmp_path / "versions" / ".removed-by-one-that-died"
+    os.rename(tmp_path / "versions" / "1", died)
+    assert registry.remove("2")
+    assert os.listdir(tmp_path / "versions") == ["3"]
+
+
+def test_a_removal_from_an_object_store_that_was_cut_short_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"memory://{uuid.uuid4()}"
+    registry = FileModelRegistry(uri)
+    for seed in (1, 2):
+        registry.publish(weights(seed), ITEMS)
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    remove, removed = filesystem.rm_file, []
+
+    def cut(path: str) -> None:
+        if len(removed) == 2:
+            raise OSError("connection lost")
+        removed.append(path)
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(filesystem), "rm_file", lambda self, path: cut(path))
+        with pytest.raises(Unavailable, match="connection lost"):
+            registry.remove("1")
+    assert [manifest.version for manifest in registry.versions()] == ["1", "2"]
+    with pytest.raises(ModelDamaged, match="missing"):
+        registry.load("1")
+    assert registry.remove("1")
+    assert [manifest.version for manifest in registry.versions()] == ["2"]
+    assert not filesystem.exists(f"{root}/versions/1/manifest.json")
+
+
+def test_pointing_and_removing_at_once_never_leaves_a_pointer_to_nothing(tmp_path: Path) -> None:
+    registry = FileModelRegistry(str(tmp_path))
+    registry.publish(weights(1), ITEMS)
+    for seed in range(2, 12):
+        registry.publish(weights(seed), ITEMS)
+        start = threading.Barrier(2)
+
+        def point(version: str = str(seed - 1), start: threading.Barrier = start) -> None:
+            start.wait()
+            with contextlib.suppress(NoSuchVersion):
+                registry.set_current(version)
+
+        thread = threading.Thread(target=point)
+        thread.start()
+        start.wait()
+        registry.remove(str(seed - 1))
+        thread.join()
+        registry.load(registry.current() or "")
+        registry.set_current(str(seed))

@@ -10,15 +10,17 @@ from prometheus_client import CollectorRegistry
 
 from services.retrainer.daemon import Retrainer
 from services.retrainer.metrics import RetrainerMetrics
+from services.retrainer.retention import Retention
 from services.retrainer.rollback import Promotions
 from services.retrainer.schedule import Schedule, TrainingRules
-from services.retrainer.trainer import Outcome
+from services.retrainer.trainer import Outcome, Trainer
 from shared.adapters.memory import MemoryBroker, MemoryRecord
 from shared.adapters.memory_lease import LeaseServer, MemoryLease
 from shared.adapters.memory_registry import MemoryModelRegistry
 from shared.core.drift import DriftRules
 from shared.core.engagement import encode_engagement, engagement_batch
 from shared.core.errors import Unavailable
+from shared.core.registry_port import ModelRegistry
 from tests.unit.recommender_twins import ITEMS, weights
 
 TOPIC = "engagement"
@@ -86,15 +88,25 @@ class ManualTrainer:
 class World:
     """Everything outside of one retrainer: stays when the retrainer is made anew with ``start``."""
 
-    def __init__(self, rules: DriftRules | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        rules: DriftRules | None = None,
+        keep: int = 0,
+        registry: ModelRegistry | None = None,
+        trainer: Trainer | None = None,
+        **options: object,
+    ) -> None:
+        self.keep = keep
+        self._given = trainer
         self.rules = rules or DriftRules(least_events=200, cooldown_s=300)
         self.options = {"cold_check_s": 0.0, "cooldown_s": 300.0, **options}
-        self.registry = MemoryModelRegistry()
+        self.registry = registry or MemoryModelRegistry()
         self.broker = MemoryBroker()
         self.broker.create(TOPIC, 4)
         self.leases = LeaseServer(lambda: self.seconds)
         self.committed: dict[int, int] = {}
         self.seconds = 1_000_000.0
+        self.published = 0
         self.enough = False
         self.log_problem: Unavailable | None = None
         self.offset = 0
@@ -108,7 +120,7 @@ class World:
 
     def another(self) -> tuple[Retrainer, ManualTrainer, CollectorRegistry]:
         """One more retrainer beside the one that is there."""
-        trainer, values = ManualTrainer(), CollectorRegistry()
+        trainer, values = self._given or ManualTrainer(), CollectorRegistry()
         metrics = RetrainerMetrics(values)
         promotions = Promotions(self.registry, metrics, self.now_ms, ROLLBACK_EVENTS, 0.01, self.rules.cooldown_s)
         schedule = Schedule(
@@ -125,6 +137,7 @@ class World:
             lambda: self._reader(),
             promotions,
             schedule,
+            Retention(self.registry, metrics, self.keep, every_s=0.0),
             self.rules,
             metrics,
             self.now_ms,
@@ -151,11 +164,10 @@ class World:
         return round(1000 * self.seconds)
 
     def publish(self, promote: bool = True, gate: dict[str, object] | None = None, **lineage: object) -> str:
-        version = str(len(self.registry.versions()) + 1)
-        made = weights(int(version))
+        self.published += 1
         metrics = {"gate": gate} if gate else {}
-        self.registry.publish(made, ITEMS, make_current=promote, metrics=metrics, lineage=lineage)
-        return version
+        made = weights(self.published)
+        return self.registry.publish(made, ITEMS, make_current=promote, metrics=metrics, lineage=lineage).version
 
     def engage(self, version: str, rate: float, events: int, size: int = 50) -> None:
         """Outcomes come in, one second a batch, and are taken in."""
