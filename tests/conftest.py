@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,10 @@ from tests import servers
 
 # Two files of tests run at once, each with servers beside it: threads of torch would wait for one another.
 torch.set_num_threads(1)
+
+# Two cores and many servers: how long an example takes says nothing.
+hypothesis.settings.register_profile("driftwood", deadline=None)
+hypothesis.settings.load_profile("driftwood")
 
 
 def _missing(what: str) -> None:
