@@ -44,7 +44,7 @@ class Shop:
     """The shoppers and what is known of them. ``run`` until ``stop`` is set."""
 
     def __init__(self, settings: ShopSettings, streamer: Streamer, freshness: Freshness, source: ShopperSource) -> None:
-        self._settings, self._source, self._board = settings, source, streamer.board
+        self._settings, self._source, self.board = settings, source, streamer.board
         self._workers: tuple[Streamer, Freshness] = (streamer, freshness)
         self._shifts = source.shifts
         self._reported = 0
@@ -52,15 +52,15 @@ class Shop:
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """For /readyz."""
-        failure = self._board.failure
-        return failure is None, {"stream": str(failure) if failure else "ok", "published": self._board.events.count}
+        failure = self.board.failure
+        return failure is None, {"stream": str(failure) if failure else "ok", "published": self.board.events.count}
 
     def run(self) -> int:
         """The exit code: 1 when the stream broke."""
         report_at = time.monotonic() + _REPORT_S
         for worker in self._workers:
             worker.start()
-        while not self.stop.wait(_TICK_S) and self._board.failure is None:
+        while not self.stop.wait(_TICK_S) and self.board.failure is None:
             self.look_at_the_clock(time.time())
             if time.monotonic() >= report_at:
                 report_at += _REPORT_S
@@ -69,9 +69,9 @@ class Shop:
             worker.halt.set()
         for worker in self._workers:
             worker.join(_REPORT_S)
-        if self._board.failure is not None:
-            log.error("the stream broke: %s", self._board.failure)
-        return 1 if self._board.failure is not None else 0
+        if self.board.failure is not None:
+            log.error("the stream broke: %s", self.board.failure)
+        return 1 if self.board.failure is not None else 0
 
     def look_at_the_clock(self, now_s: float) -> None:
         """Shift the taste when it is time to."""
@@ -83,7 +83,7 @@ class Shop:
 
     def report(self) -> None:
         """One line about the time since the last, and count anew: without an end, what is kept must not grow."""
-        board, hits = self._board, self._board.hits.total
+        board, hits = self.board, self.board.hits.total
         board.hits, board.whole = Hits(), Hits()
         board.freshness_ms.clear()
         events, self._reported = board.events.count - self._reported, board.events.count
