@@ -26,7 +26,7 @@ PIP := $(PY) -m pip install --constraint deploy/constraints.txt
 WITH_MAKE := exec $(PY) -I -S services/stack/child.py SIGTERM 0 $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint stack replay train evaluate ablation adapt keyboard bench setup redis
+.PHONY: help demo test lint stack replay train evaluate ablation adapt keyboard bench setup redis up down image-size
 
 help:
 	@echo 'Driftwood: next-item recommendations that follow the last action'
@@ -46,6 +46,11 @@ help:
 	@echo '  make adapt DATA=log         learning policies compared: never, every day, on drift, every hour; drawn'
 	@echo '  make keyboard TEXT=file     the text streamed as typing, the next word suggested; drawn'
 	@echo '  make bench                  benchmarks, each against its ceiling in the same run'
+	@echo
+	@echo '  make up                     docker compose up: waits until all is healthy, prints the addresses;'
+	@echo '                              COMPOSE_PROFILES=demo,observability adds shoppers and Grafana'
+	@echo '  make down                   stops it; what it stored stays'
+	@echo '  make image-size             of the image that `make up` built'
 	@echo
 	@echo 'ARGS="--help" shows the flags of replay, train, evaluate, ablation, adapt, keyboard. The first command sets up .venv.'
 
@@ -88,6 +93,13 @@ keyboard: need-TEXT $(READY) redis
 bench: $(READY) redis
 	@$(PY) -c 'import faiss' 2>/dev/null || $(PIP) --quiet --editable '.[bench]' >&2
 	@exec $(PY) -m tests.bench $(ARGS)
+
+# These need Docker and neither .venv nor Python.
+up down:
+	@exec deploy/compose.sh $@
+
+image-size:
+	@exec deploy/compose.sh size
 
 # One clear line, before any set-up, where a variable is missing; ARGS="--help" needs none.
 need-%:

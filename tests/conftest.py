@@ -14,7 +14,7 @@ import torch
 
 from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.settings import KafkaSettings, RedisSettings
-from tests import servers
+from tests import containers, servers
 
 # Two files of tests run at once, each with servers beside it: threads of torch would wait for one another.
 torch.set_num_threads(1)
@@ -36,11 +36,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Redis."""
     if url := os.environ.get("REDIS_URL"):
         yield url
-    elif servers.docker_answers():
-        from testcontainers.redis import RedisContainer
-
-        with RedisContainer("redis:7-alpine") as container:
-            yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+    elif containers.usable("redis"):
+        with containers.redis_container() as url:
+            yield url
     elif servers.redis_server_path() is None:
         _missing("no redis-server: set REDIS_URL, start Docker, or install redis-server")
     else:
@@ -63,16 +61,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The best broker there is: the environment's, a container, ../shared/kafka, else the embedded one."""
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield Broker(bootstrap, os.environ.get("KAFKA_API_VERSION", ""))
+    elif containers.usable("kafka"):
+        with containers.kafka_container() as bootstrap:
+            yield Broker(bootstrap)
     elif servers.REAL_KAFKA.exists():
         node = servers.KafkaNode(tmp_path_factory.mktemp("kafka"))
         node.start()
         yield Broker(node.bootstrap)
         node.stop()
-    elif servers.docker_answers():
-        from testcontainers.kafka import KafkaContainer
-
-        with KafkaContainer("apache/kafka:4.1.1") as container:
-            yield Broker(container.get_bootstrap_server())
     else:
         with servers.embedded_broker() as bootstrap:
             yield Broker(bootstrap, "2.0")

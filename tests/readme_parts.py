@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from services.simulator.demo.settings import DemoSettings
+from services.simulator.shop_settings import ShopSettings
 from services.stack.settings import StackSettings
 from shared.adapters import settings
 
@@ -18,6 +19,12 @@ OTHERS = {
     "Makefile": "Every command; `make` alone prints them.",
     "pyproject.toml": "Dependencies by lower bound, and the settings of ruff, mypy and pytest.",
     "deploy/constraints.txt": "The exact versions that `make` installs.",
+    "docker-compose.yml": "The whole system in containers; its header explains the layers.",
+    ".env": "Versions, ports and sizes for Compose.",
+    "deploy/compose.env": "Further settings of the services under Compose.",
+    "deploy/compose.sh": "What `make up`, `make down` and `make image-size` do.",
+    "deploy/Dockerfile": "One image for all services.",
+    "deploy/warm_up.py": "At image build: load what the services load, so that its byte code is there.",
     "tests/unit": "Pure and fast; hypothesis where a property exists.",
     "tests/contract": "One suite for each port, run against the twin in memory and the real server.",
     "tests/integration": "Single services as processes, against real Redis and a real broker.",
@@ -44,6 +51,7 @@ CLASSES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Logs", settings.LoggingSettings),
     ("make stack", StackSettings),
     ("make demo", DemoSettings),
+    ("Simulated shoppers (docker compose --profile demo)", ShopSettings),
 )
 
 

@@ -41,13 +41,6 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def docker_answers() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    done = subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False)
-    return done.returncode == 0
-
-
 def redis_server_path() -> str | None:
     for candidate in (shutil.which("redis-server"), str(ROOT / ".run" / "bin" / "redis-server")):
         if candidate and Path(candidate).exists():

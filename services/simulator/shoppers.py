@@ -76,9 +76,10 @@ class _Habits:
 class Shoppers:
     """An endless stream of actions, the same for the same seed and the same moments of ``shift``."""
 
-    def __init__(self, config: ShopperConfig | None = None, seed: int = 1) -> None:
+    def __init__(self, config: ShopperConfig | None = None, seed: int = 1, shifts: int = 0) -> None:
+        """shifts: so many have been before; the habits are those of one who saw them all."""
         self.config = config or ShopperConfig()
-        self.shifts = 0
+        self.shifts = shifts
         self._seed = seed
         self._rng = random.Random(f"{seed}/walk")
         self._habits = self._draw()
@@ -89,7 +90,11 @@ class Shoppers:
 
     def shift(self) -> None:
         """From now on everybody follows other habits; drawn from the seed and the number of shifts so far."""
-        self.shifts += 1
+        self.shift_to(self.shifts + 1)
+
+    def shift_to(self, shifts: int) -> None:
+        """The habits after so many shifts."""
+        self.shifts = shifts
         self._habits = self._draw()
 
     def next(self) -> Action:

@@ -1,11 +1,18 @@
-"""Is it up? One question to each kind of server, asked over its own protocol, answered within a second."""
+"""Is it up? One question to each kind of server, asked over its own protocol, answered within a second.
+
+    python -m services.stack.probes 8080
+
+asks a service on this machine whether it is ready, for the health checks of containers; exits 1 and says why not.
+"""
 
 from __future__ import annotations
 
 import http.client
 import socket
+import sys
 
 _TIMEOUT_S = 1.0
+_PATIENT_S = 5.0  # of a health check, which is not in a hurry
 
 
 def free_port() -> int:
@@ -26,9 +33,9 @@ def redis_answers(port: int) -> bool:
         return False
 
 
-def not_ready(host: str, port: int) -> str:
+def not_ready(host: str, port: int, timeout_s: float = _TIMEOUT_S) -> str:
     """Empty when ``/readyz`` answers 200, else why it does not, in one line."""
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
@@ -38,3 +45,18 @@ def not_ready(host: str, port: int) -> str:
         return f"/readyz: {error}"
     finally:
         connection.close()
+
+
+def main(arguments: list[str]) -> int:
+    """See the module. 2: the port is none."""
+    if len(arguments) != 1 or not arguments[0].isdigit():
+        print("say the port, as in: python -m services.stack.probes 8080", file=sys.stderr)
+        return 2
+    why = not_ready("127.0.0.1", int(arguments[0]), _PATIENT_S)
+    if why:
+        print(why)
+    return 1 if why else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -47,10 +47,11 @@ class Source(Protocol):
 class ShopperSource:
     """Simulated shoppers, who act now. Event ids are new in each run, in case the broker and Redis are not."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, shifts: int = 0) -> None:
+        """shifts: of taste, that were before."""
         self.plan = Plan(16_000, 800.0, 200.0, 75.0)
         self.title = "simulated shoppers"
-        self._shoppers = Shoppers(seed=seed)
+        self._shoppers = Shoppers(seed=seed, shifts=shifts)
         self._run = f"{time.time_ns() // 1_000_000:x}"
         self._count = 0
 
@@ -66,6 +67,15 @@ class ShopperSource:
         """Other habits from the next action on."""
         self._shoppers.shift()
         return True
+
+    @property
+    def shifts(self) -> int:
+        """How often taste has shifted."""
+        return self._shoppers.shifts
+
+    def shift_to(self, shifts: int) -> None:
+        """The habits after so many shifts, from the next action on."""
+        self._shoppers.shift_to(shifts)
 
 
 class LogSource:
