@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from shared.core.engagement import SERVED
+from shared.core.events import Interaction
+from shared.core.ports import StoreMemory
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
 _STAGES = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+_OUTCOMES = ("applied", "dismissed", "ignored", "dead_letter", "redelivered", "repeated")
+_REWINDS = ("Unavailable", "TopicMissing", "TopicRecreated", "redis", "revoke")
 
 
 class ConsumerMetrics:
@@ -85,3 +93,37 @@ class ConsumerMetrics:
             registry=r,
         )
         self.model = Gauge("driftwood_model_info", "1 for the model in use", ["service", "version"], registry=r)
+        self.redis_used = Gauge("driftwood_redis_used_memory_bytes", "What Redis holds, as it counts it", registry=r)
+        self.redis_limit = Gauge(
+            "driftwood_redis_max_memory_bytes", "maxmemory of Redis; without one, its machine's memory", registry=r
+        )
+        self.redis_evicted = Gauge(
+            "driftwood_redis_evicted_keys", "Keys that Redis threw away for want of room since its start", registry=r
+        )
+        self._lagging: set[str] = set()
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """What was never counted is shown as 0: a rate needs a value from before the first event."""
+        for outcome in _OUTCOMES:
+            self.events.labels(outcome)
+        for field in ("value", *Interaction.__struct_fields__):
+            self.dead_letters.labels(field)
+        for why in _REWINDS:
+            self.rewinds.labels(why)
+        for what in SERVED:
+            self.served.labels(what)
+
+    def lags(self, records: Mapping[int, int]) -> None:
+        """Lag of the partitions owned, and of no others: another member tells of those that went to it."""
+        for partition in self._lagging - {str(number) for number in records}:
+            self.lag.remove(partition)
+        self._lagging = {str(number) for number in records}
+        for number, count in records.items():
+            self.lag.labels(str(number)).set(count)
+
+    def store_memory(self, memory: StoreMemory) -> None:
+        """What the state store says of itself."""
+        self.redis_used.set(memory.used)
+        self.redis_limit.set(memory.limit)
+        self.redis_evicted.set(memory.evicted)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared.core.errors import StateDamaged
-from shared.core.ports import InteractionSource, StateStore
+from shared.core.ports import InteractionSource, StateStore, StoreMemory
 from shared.core.progress import Progress, decode_progress, encode_progress
 from shared.core.state import NO_TOKEN, token_of
 from shared.core.trending import Trending
@@ -122,6 +122,10 @@ class Partitions:
         """Whether the store is another run of the server than the one that our states were written to."""
         server = self._store.server_id()  # asked without partitions too: it tells whether the store is there
         return bool(self.owned) and server != self._server
+
+    def store_memory(self) -> StoreMemory:
+        """How full the state store is."""
+        return self._store.memory()
 
     def topic_changed(self) -> bool:
         """Whether the topic behind our offsets was made anew. Raises TopicMissing, Unavailable."""

@@ -34,6 +34,8 @@ _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _REVOKE_WAIT_S = 5.0
 """How long a rebalance waits for the batch in hand. Past it the new owner reads the batch again: harmless."""
 _FLUSH_S = 30.0
+_STORE_LOOK_S = 5.0
+"""How often the state store is asked how full it is: half a millisecond each time."""
 _JOIN_S = 15.0
 """After so long without partitions, a member is a spare one: a dead member's are free after 10 s."""
 
@@ -65,6 +67,7 @@ class ConsumerService:
         self._inflight: Future[None] | None = None
         self._committed_at = time.monotonic()
         self._started_at = time.monotonic()
+        self._looked_at = float("-inf")
         self._to_take: set[int] = set()
         self._rewind: str | None = None
         self._failures = 0
@@ -158,8 +161,10 @@ class ConsumerService:
         self._batches.engagement.refresh(self._partitions.owned)
         if offsets:
             self._source.commit(offsets)
-        for partition, lag in self._source.lag().items():
-            self._metrics.lag.labels(str(partition)).set(lag)
+        self._metrics.lags(self._source.lag())
+        if self._committed_at >= self._looked_at + _STORE_LOOK_S:
+            self._looked_at = self._committed_at
+            self._metrics.store_memory(self._partitions.store_memory())
 
     def _on_revoke(self, partitions: frozenset[int]) -> None:
         """Called inside poll: hand the partitions over as tidily as a short wait allows."""

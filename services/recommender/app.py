@@ -11,6 +11,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from services.recommender.console.routes import add_console, add_user_view
@@ -22,7 +23,7 @@ from services.recommender.metrics import RecommenderMetrics
 from services.recommender.models_view import describe_models
 from services.recommender.openapi import DESCRIPTIONS, complete
 from services.recommender.outbox import Outbox, OutRecord
-from services.recommender.params import USERS, Refused, events_of, user_of
+from services.recommender.params import RECOMMENDATIONS, USERS, Refused, events_of, user_of
 from services.recommender.ranker import Ranker
 from services.recommender.readiness import Readiness
 from services.recommender.recommendations import Recommendations
@@ -53,8 +54,23 @@ class Parts:
     console: Console | None = field(kw_only=True, default=None)
 
 
+class _AnyUser(Convertor[str]):
+    """A user id in a path: any text, line breaks too, where the framework's own ``path`` ends at the first."""
+
+    regex = "[\\s\\S]*"
+
+    def convert(self, value: str) -> str:
+        """As it is: the id is read from the raw path."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
 def build_app(parts: Parts) -> Gateway:
     """The whole ASGI application."""
+    register_url_convertor("user", _AnyUser())
     api = FastAPI(title="Driftwood", docs_url=None, redoc_url=None, description=DESCRIPTIONS["driftwood"])
     _add_rankings(api, parts)
     _add_interactions(api, parts)
@@ -83,7 +99,7 @@ def _raw_user(request: Request, suffix: int = 0) -> bytes:
 
 def _add_rankings(api: FastAPI, parts: Parts) -> None:
     # Described here, answered by the gateway before it comes this far.
-    @api.get("/v1/users/{user_id:path}/recommendations", name="recommendations")
+    @api.get("/v1/users/{user_id:user}/recommendations", name="recommendations")
     async def for_user(request: Request) -> Response:
         raw_user = _raw_user(request, len(b"/recommendations"))
         return _response(await parts.recommendations.for_user(raw_user, request.scope["query_string"]))
@@ -106,10 +122,13 @@ def _add_interactions(api: FastAPI, parts: Parts) -> None:
 
 
 def _add_forget(api: FastAPI, parts: Parts) -> None:
-    @api.delete("/v1/users/{user_id:path}", name="forget")
+    @api.delete("/v1/users/{user_id:user}", name="forget")
     async def forget(request: Request) -> Response:
+        raw_user = _raw_user(request)
+        if raw_user.endswith(RECOMMENDATIONS):  # of this user, not another one: whose id has a slash sends it as %2F
+            raise HTTPException(405, headers={"Allow": "GET"})
         try:
-            user_id = user_of(_raw_user(request))
+            user_id = user_of(raw_user)
             told, update_partitions = await asyncio.to_thread(parts.forgetter.empty_state, user_id)
             parts.ranker.forget(user_id)
             await parts.forgetter.tell(told, update_partitions)
@@ -154,7 +173,9 @@ def _add_failures(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _response(error_reply(error.status_code, f"{error.detail}: {request.method} {request.url.path}"))
+        reply = error_reply(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
+        more = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        return _response(reply._replace(headers=[*reply.headers, *more]))
 
     @api.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:

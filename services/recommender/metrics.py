@@ -72,6 +72,8 @@ class RecommenderMetrics:
         self.emission_failures = Counter(
             "driftwood_emission_failures_total", "Rounds of emission that are tried again", registry=r
         )
+        for why in ("overload", "deadline", "unavailable"):  # a rate needs a value from before the first event
+            self.refused.labels(why)
 
     def given(self) -> dict[str, float]:
         """Rankings given so far, by way."""

@@ -11,7 +11,7 @@ from services.recommender.console.view import DEFAULT_WINDOW_S, WINDOWS_S, View
 from services.recommender.params import DEFAULT_K, MAX_EVENTS, MAX_ITEMS, MAX_K, SessionRequest
 from services.recommender.responses import ErrorBody
 from services.recommender.user_view import UserView
-from shared.core.events import Interaction
+from shared.core.events import MAX_ID_BYTES, Interaction
 from shared.core.ranking import Ranking
 
 DESCRIPTIONS = {
@@ -50,11 +50,13 @@ _USER = {
     "name": "user_id",
     "in": "path",
     "required": True,
-    "schema": {"type": "string"},
-    "description": "1 to 256 bytes",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES},
+    "description": f"1 to {MAX_ID_BYTES} bytes of UTF-8, percent-encoded, a slash too",
 }
 _INVALID = {"description": "Names each field at fault", **_json(_ref("ErrorBody"))}
 _AWAY = {"description": "Redis or Kafka cannot be reached; see Retry-After", **_json(_ref("ErrorBody"))}
+_TOO_LARGE = {"description": "The body is larger than HTTP_MAX_BODY_BYTES", **_json(_ref("ErrorBody"))}
+_OBJECT: dict[str, Any] = _json({"type": "object"})
 _RANKING = {"description": "A ranking, best first", **_json(_ref("Ranking"))}
 
 _OPERATIONS: dict[str, dict[str, Any]] = {
@@ -69,16 +71,26 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
     },
     "session": {
         "requestBody": {"required": True, **_json(_ref("SessionRequest"))},
-        "responses": {"200": _RANKING, "422": _INVALID, "503": _AWAY},
+        "responses": {"200": _RANKING, "413": _TOO_LARGE, "422": _INVALID, "503": _AWAY},
     },
     "interactions": {
         "requestBody": {
             "required": True,
-            **_json({"anyOf": [_ref("Interaction"), {"type": "array", "items": _ref("Interaction")}]}),
+            **_json(
+                {
+                    "anyOf": [
+                        _ref("Interaction"),
+                        {"type": "array", "items": _ref("Interaction"), "maxItems": MAX_EVENTS},
+                    ]
+                }
+            ),
         },
         "responses": {
-            "202": {"description": "All are in Kafka"},
-            "413": {"description": "The body is too large"},
+            "202": {
+                "description": "All are in Kafka",
+                **_json({"type": "object", "properties": {"accepted": {"type": "integer"}}, "required": ["accepted"]}),
+            },
+            "413": _TOO_LARGE,
             "422": _INVALID,
             "503": _AWAY,
         },
@@ -101,10 +113,17 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
         ],
         "responses": {"200": {"description": "What is known now", **_json(_ref("View"))}, "422": _INVALID},
     },
-    "models": {"responses": {"200": {"description": "Versions"}, "503": _AWAY}},
-    "healthz": {"responses": {"200": {"description": "Alive"}}},
-    "readyz": {"responses": {"200": {"description": "Ready"}, "503": {"description": "Not ready, and why"}}},
-    "metrics": {"responses": {"200": {"description": "Text format"}}},
+    "models": {"responses": {"200": {"description": "Versions", **_OBJECT}, "503": _AWAY}},
+    "healthz": {"responses": {"200": {"description": "Alive", **_OBJECT}}},
+    "readyz": {
+        "responses": {
+            "200": {"description": "Ready", **_OBJECT},
+            "503": {"description": "Not ready, and why", **_OBJECT},
+        }
+    },
+    "metrics": {
+        "responses": {"200": {"description": "Text format", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    },
 }
 
 

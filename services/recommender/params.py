@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
 from services.recommender.queries import Query
 from shared.core.errors import InvalidEvent
-from shared.core.events import MAX_ID_BYTES, EventRules, decode
+from shared.core.events import MAX_ID_BYTES, EventRules, Id, decode
 
 MAX_K = 1000
 MAX_ITEMS = 1000
@@ -93,12 +93,16 @@ def _few(name: str, items: Sequence[str]) -> Sequence[str]:
     return items
 
 
+_AT_MOST = msgspec.Meta(extra_json_schema={"maxItems": MAX_ITEMS})
+"""For the description alone: checked by ``session_query``."""
+
+
 class SessionRequest(msgspec.Struct, frozen=True):
     """An anonymous session: ``items`` in the order of the actions. Nothing of it is stored."""
 
-    items: list[str]
-    k: int = DEFAULT_K
-    exclude: list[str] = []
+    items: Annotated[list[Id], _AT_MOST]
+    k: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_K})] = DEFAULT_K
+    exclude: Annotated[list[str], _AT_MOST] = []
     exclude_seen: bool = False
 
 

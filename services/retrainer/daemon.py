@@ -131,6 +131,7 @@ class Retrainer:
             changed, self._pointer_problem = self._promotions.look(memory), None
         except ModelDamaged as error:
             changed, self._pointer_problem = False, str(error)
+        self._metrics.on_trial.set(memory.watch is not None)
         self._metrics.rate.clear()
         if memory.champion is not None:
             self._metrics.rate.labels(memory.champion).set(memory.monitor.track(memory.champion).window().rate)

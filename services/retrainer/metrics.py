@@ -41,7 +41,14 @@ class RetrainerMetrics:
         self.swaps = Counter("driftwood_model_swaps_total", "Changes of the version in service", ["why"], registry=r)
         self.model = Gauge("driftwood_model_info", "1 for the model in service", ["service", "version"], registry=r)
         self.versions = Gauge("driftwood_model_versions", "Versions in the registry, damaged ones left out", registry=r)
+        self.champion = Gauge(
+            "driftwood_champion_version", "Number of the version in service, told by who decides; 0: none", registry=r
+        )
         self.age = Gauge("driftwood_model_age_seconds", "Since the model in service was trained", registry=r)
+        self.max_age = Gauge("driftwood_model_max_age_seconds", "MODEL_MAX_AGE_S; 0: no limit", registry=r)
+        self.on_trial = Gauge(
+            "driftwood_promotion_on_trial", "1 while engagement may still take the last promotion back", registry=r
+        )
         self.rate = Gauge(
             "driftwood_engagement_hit_rate",
             "Share of next actions among the first 20 of the ranking held, since the level last changed",
@@ -57,6 +64,19 @@ class RetrainerMetrics:
         self.unreadable = Counter(
             "driftwood_engagement_unreadable_total", "Values of the engagement topic that are none", registry=r
         )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """What was never counted is shown as 0: a rate needs a value from before the first event."""
+        for kind in ("new", "repeated"):
+            self.alarms.labels(kind)
+        for reason in ("drift", "age", "cold"):
+            for outcome in ("promoted", "kept back", "nothing", "failed"):
+                self.trainings.labels(reason, outcome)
+        for decision in ("promoted", "kept back"):
+            self.gate.labels(decision)
+        for why in ("gate", "outside", "rollback"):
+            self.swaps.labels(why)
 
     def engaged(self, batch: EngagementBatch) -> None:
         """Count what is new."""
@@ -68,6 +88,7 @@ class RetrainerMetrics:
     def in_service(self, version: str | None) -> None:
         """The version, and no other."""
         self.model.clear()
+        self.champion.set(int(version or 0))
         if version is not None:
             self.model.labels("retrainer", version).set(1)
 

@@ -59,6 +59,7 @@ class Schedule:
         self._trained_at: dict[str, int] = {}
         self._why = ""
         self._outcome: Outcome | None = None
+        metrics.max_age.set(rules.max_age_s)
 
     @property
     def running(self) -> bool:
@@ -85,6 +86,7 @@ class Schedule:
         if self._trainer.running:  # what it will bring is to be seen before the alarm repeats
             memory.monitor.quiet(self._now_ms(), self._rules.cooldown_s)
         self._metrics.training.set(self._trainer.running)
+        self._tell_age(memory)
         return changed
 
     def act(self, memory: Memory) -> None:
@@ -121,10 +123,14 @@ class Schedule:
             self._cold_at = time.monotonic()
             return "cold" if self._holds_enough() else None
         trained_at = max(self._born(memory.champion), memory.trained_at)
-        self._metrics.age.set(max(0, now - self._born(memory.champion)) / 1000)
         if self._rules.max_age_s and trained_at and now - trained_at > 1000 * self._rules.max_age_s:
             return "age"
         return None
+
+    def _tell_age(self, memory: Memory) -> None:
+        """0 while there is no model, or where it does not say when it was trained."""
+        born = self._born(memory.champion) if memory.champion is not None else 0
+        self._metrics.age.set(max(0, self._now_ms() - born) / 1000 if born else 0)
 
     def _holds_enough(self) -> bool:
         try:

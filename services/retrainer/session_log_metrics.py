@@ -32,6 +32,7 @@ class SessionLogMetrics:
         self.forgotten = Counter(
             "driftwood_session_log_forgotten_events_total", "Events of forgotten users taken out of files", registry=r
         )
+        self._lagging: set[str] = set()
 
     def logged(self, outcome: str, count: int) -> None:
         """See SessionLogHooks."""
@@ -43,8 +44,11 @@ class SessionLogMetrics:
 
     def lag(self, records: Mapping[int, int]) -> None:
         """See SessionLogHooks."""
-        for partition, count in records.items():
-            self.behind.labels(str(partition)).set(count)
+        for partition in self._lagging - {str(number) for number in records}:
+            self.behind.remove(partition)  # another member tells of it now
+        self._lagging = {str(number) for number in records}
+        for partition_number, count in records.items():
+            self.behind.labels(str(partition_number)).set(count)
 
     def upkept(self, done: Upkeep, summary: LogSummary) -> None:
         """See SessionLogHooks."""

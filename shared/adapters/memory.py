@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from shared.core.errors import TopicMissing, TopicRecreated, Unavailable
-from shared.core.ports import Headers, Polled, Record, StateWrite
+from shared.core.ports import Headers, Polled, Record, StateWrite, StoreMemory
 from shared.core.state import token_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -36,6 +36,7 @@ class MemoryStateStore:
         self.damaged: dict[str, bytes] = {}
         self.progress: dict[tuple[str, int], bytes] = {}
         self.available = True
+        self.limit_bytes = 1 << 30
         self._server = uuid.uuid4().hex
         self._lock = threading.RLock()  # a command is atomic, as in Redis
 
@@ -109,6 +110,13 @@ class MemoryStateStore:
         """See StateStore."""
         self._check()
         return self._server
+
+    @_atomic
+    def memory(self) -> StoreMemory:
+        """See StateStore. Values alone are counted, and nothing is thrown away."""
+        self._check()
+        used = sum(map(len, (*self.users.values(), *self.damaged.values(), *self.progress.values())))
+        return StoreMemory(used, self.limit_bytes, 0)
 
     @_atomic
     def snapshot(self) -> tuple[dict[str, bytes], dict[tuple[str, int], bytes]]:

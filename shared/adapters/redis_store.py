@@ -9,7 +9,7 @@ from typing import cast
 from shared.adapters.redis_client import RedisConnection
 from shared.adapters.settings import RedisSettings
 from shared.core.errors import Unavailable
-from shared.core.ports import StateWrite
+from shared.core.ports import StateWrite, StoreMemory
 from shared.core.state import TOKEN_BYTES
 
 _SPECIAL = re.compile(rb"([\\*?\[\]^])")
@@ -130,3 +130,9 @@ class RedisStateStore(RedisConnection):
         """See StateStore: Redis' run_id, new with every start and after a failover."""
         info = self._call(lambda: cast("dict[str, object]", self._redis.info("server")))
         return str(info["run_id"])
+
+    def memory(self) -> StoreMemory:
+        """See StateStore. Without a maxmemory the limit is the machine's memory."""
+        info = self._call(lambda: cast("dict[str, int]", self._redis.info()))
+        limit = info["maxmemory"] or info["total_system_memory"]
+        return StoreMemory(info["used_memory"], limit, info["evicted_keys"])

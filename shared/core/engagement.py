@@ -8,6 +8,7 @@ counts none twice, however batches overlap after a crash.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -34,6 +35,10 @@ def sampled(partition: int, offset: int, threshold: int) -> bool:
     return (offset * STRIDE + partition * PHASE) & MASK < threshold
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Rank = Annotated[int, msgspec.Meta(ge=0, le=CUTOFF)]
+
+
 class EngagementBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Outcomes of one range of a partition, for one model version and strategy.
 
@@ -44,27 +49,27 @@ class EngagementBatch(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     """Empty for trending."""
     strategy: str
-    partition: int
-    incarnation: int
+    partition: Count
+    incarnation: Count
     """Which life of the partition the offsets belong to, as in the users' states."""
-    first_offset: int
-    next_offset: int
-    seen: int
+    first_offset: Count
+    next_offset: Count
+    seen: Count
     """Events of the range that could have been scored."""
-    count: int
+    count: Count
     """Events that were: the sample."""
-    hits: dict[str, int]
+    hits: dict[str, Count]
     """"1", "5", "10", "20" -> outcomes with at most that rank."""
-    reciprocal_rank: float
+    reciprocal_rank: Annotated[float, msgspec.Meta(ge=0)]
     """Sum of 1/rank; a miss adds nothing."""
-    offsets: list[int]
-    ranks: list[int]
+    offsets: list[Count]
+    ranks: list[Rank]
     """1 to 20; 0: a miss."""
     ts: int
     """Time of the newest event of the range, ms since the epoch."""
-    served: dict[str, int]
+    served: dict[str, Count]
     """"shown", "clicked", "dismissed" -> events of the range, of whatever version: all in one batch of the range."""
-    served_offsets: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    served_offsets: dict[str, list[Count]] = msgspec.field(default_factory=dict)
     """Where these events lie."""
 
 

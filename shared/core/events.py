@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
@@ -14,17 +15,37 @@ MAX_ID_BYTES = 256
 MIN_TS_MS = 100_000_000_000
 """Smallest believable time in milliseconds (March 1973). Seconds since the epoch stay below it until the year 5138."""
 
+MAX_TS_MS = 253_402_300_799_999
+"""The end of the year 9999: largest time that may be sent, however tolerant EVENT_MAX_FUTURE_S is."""
+
+
+# For schemas alone: what the decoder checks by itself (``check``), with better reasons than msgspec gives.
+Id = Annotated[
+    str,
+    msgspec.Meta(
+        description=f"1 to {MAX_ID_BYTES} bytes of UTF-8",
+        extra_json_schema={"minLength": 1, "maxLength": MAX_ID_BYTES},
+    ),
+]
+TimeMs = Annotated[
+    int,
+    msgspec.Meta(
+        description="ms since the epoch; at most a day ahead (EVENT_MAX_FUTURE_S)",
+        extra_json_schema={"minimum": MIN_TS_MS, "maximum": MAX_TS_MS},
+    ),
+]
+
 
 class Interaction(msgspec.Struct, frozen=True, gc=False):
     """One action of one user on one item; ``ts`` is in milliseconds since the epoch. Unknown fields are ignored."""
 
-    user_id: str
-    item_id: str
-    event_type: str
-    ts: int
-    event_id: str | None = None
-    session_id: str | None = None
-    recommendation_id: str | None = None
+    user_id: Id
+    item_id: Id
+    event_type: Id
+    ts: TimeMs
+    event_id: Id | None = None
+    session_id: Id | None = None
+    recommendation_id: Id | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,7 @@ def check(event: Interaction, now_ms: int, rules: EventRules) -> None:
                 _check_id(name, text)
     if event.ts < MIN_TS_MS:
         raise InvalidEvent(f"{event.ts} is too small for milliseconds since the epoch (seconds?)", "ts")
-    if event.ts > now_ms + rules.max_future_ms:
+    if event.ts > now_ms + rules.max_future_ms or event.ts > MAX_TS_MS:
         raise InvalidEvent(
             f"{event.ts} lies more than EVENT_MAX_FUTURE_S={rules.max_future_ms // 1000} s in the future", "ts"
         )

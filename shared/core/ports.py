@@ -30,6 +30,14 @@ class StateWrite(NamedTuple):
     value: bytes
 
 
+class StoreMemory(NamedTuple):
+    """Bytes that the state store uses and may use, and how many keys it threw away for want of room."""
+
+    used: int
+    limit: int
+    evicted: int
+
+
 class StateStore(Protocol):
     """User states and the consumer's progress, by compare-and-set. All methods raise Unavailable."""
 
@@ -67,6 +75,9 @@ class StateStore(Protocol):
 
     def server_id(self) -> str:
         """Names this run of the server: another one may have lost the last writes of the one before."""
+
+    def memory(self) -> StoreMemory:
+        """How full it is."""
 
 
 @dataclass(slots=True)

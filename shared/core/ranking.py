@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+STRATEGY_GRU = "gru"
+STRATEGY_TRENDING = "trending"
+
+Strategy = Annotated[
+    str,
+    msgspec.Meta(
+        description="gru: by the model, from the user's state; trending: what is popular now",
+        extra_json_schema={"enum": [STRATEGY_GRU, STRATEGY_TRENDING]},
+    ),
+]
 
 
 class ScoredItem(msgspec.Struct, frozen=True, gc=False):
@@ -18,14 +31,10 @@ class Ranking(msgspec.Struct, frozen=True):
     user_id: str | None
     items: list[ScoredItem]
     model_version: str | None
-    strategy: str
+    strategy: Strategy
     as_of: int
     """Time of the last event that the ranking knows of, ms since the epoch; for trending, the time of the answer."""
     recommendation_id: str
-
-
-STRATEGY_GRU = "gru"
-STRATEGY_TRENDING = "trending"
 
 
 class StateUpdate(msgspec.Struct, frozen=True, gc=False):

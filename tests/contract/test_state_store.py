@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from shared.adapters.memory import MemoryStateStore
 from shared.adapters.redis_store import RedisStateStore
@@ -12,6 +14,7 @@ from shared.adapters.settings import RedisSettings
 from shared.core.errors import Unavailable
 from shared.core.ports import StateStore, StateWrite
 from shared.core.state import NO_TOKEN, UserState, decode_state, encode_state, token_of
+from tests.servers import RedisServer, redis_server_path
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -19,9 +22,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[StateStore]:
     if request.param == "memory":
         yield MemoryStateStore()
     else:
-        redis = RedisStateStore(request.getfixturevalue("redis_settings"))
-        yield redis
-        redis.close()
+        real = RedisStateStore(request.getfixturevalue("redis_settings"))
+        yield real
+        real.close()
 
 
 def put(store: StateStore, user: str, state: UserState) -> bytes:
@@ -168,3 +171,27 @@ def test_a_prefix_with_special_characters_is_taken_literally(redis_settings):
     assert [user for users in scanned(one, 1000) for user in users] == ["mine"]
     one.close()
     other.close()
+
+
+def test_it_tells_how_full_it_is(store):
+    before = store.memory()
+    for n in range(2000):
+        put(store, f"user-{n}", UserState(hidden=bytes(256)))
+    after = store.memory()
+    assert after.used > before.used > -1
+    assert after.limit == before.limit > 0
+    assert after.evicted == before.evicted
+
+
+def test_the_limit_is_that_of_redis_or_of_its_machine(tmp_path):
+    if redis_server_path() is None:
+        pytest.skip("no redis-server of our own: the limit of a server that others use is not ours to set")
+    server = RedisServer(tmp_path)
+    server.start()
+    store = RedisStateStore(RedisSettings(redis_url=server.url))
+    whole = store.memory().limit
+    with contextlib.closing(redis.Redis(port=server.port)) as client:
+        client.config_set("maxmemory", 1 << 30)
+    assert store.memory().limit == 1 << 30 < whole
+    store.close()
+    server.stop()

@@ -113,7 +113,7 @@ class MemoryUpdates:
 class Twin:
     """The whole recommender; ``stop`` it. Calls go through ASGI, each in an event loop of its own."""
 
-    def __init__(self, model: bool = True, **options: object) -> None:
+    def __init__(self, model: bool = True, rules: EventRules | None = None, **options: object) -> None:
         self.store, self.broker, self.registry = MemoryStateStore(), MemoryBroker(), MemoryModelRegistry()
         for topic in ("interactions", "recommendations", "state-updates", "forgets", "engagement"):
             self.broker.create(topic)
@@ -153,7 +153,7 @@ class Twin:
             self.registry,
             lambda: self.problem,
             self.readiness,
-            EventRules(),
+            rules or EventRules(),
             "interactions",
             self.metrics,
             users=UserViews(self.store, lambda: self.ranker.serving, self.registry),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.errors import InvalidEvent, StateDamaged
-from shared.core.events import EventRules, Interaction, decode, encode
+from shared.core.events import MAX_TS_MS, EventRules, Interaction, decode, encode
 from shared.core.items_codec import pack_item, pack_items, packed_size, unpack_items
 from shared.core.progress import Progress, decode_progress, encode_progress
 from shared.core.state import EVENT_IDS, UserState, decode_state, encode_state, token_of
@@ -175,6 +175,13 @@ def test_what_breaks_the_contract_is_named(change, field, reason):
         decode(json.dumps(GOOD | change).encode(), NOW, RULES)
     assert caught.value.field == field
     assert reason in caught.value.reason
+
+
+def test_no_rule_allows_a_time_beyond_the_year_9999():
+    tolerant = EventRules(max_future_ms=10**18)
+    assert decode(json.dumps(GOOD | {"ts": MAX_TS_MS}).encode(), NOW, tolerant).ts == MAX_TS_MS
+    with pytest.raises(InvalidEvent, match="in the future"):
+        decode(json.dumps(GOOD | {"ts": MAX_TS_MS + 1}).encode(), NOW, tolerant)
 
 
 @pytest.mark.parametrize("missing", ["user_id", "item_id", "event_type", "ts"])

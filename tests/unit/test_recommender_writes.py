@@ -269,3 +269,25 @@ def test_metrics_count_requests_by_route(twin):
     assert 'requests_total{route="/v1/users/{user_id}/recommendations",status="200"} 1.0' in text
     assert 'rankings_total{strategy="gru",way="http"} 1.0' in text
     assert 'route="other",status="404"' in text
+
+
+def test_a_user_with_line_breaks_in_the_name_is_forgotten(twin):
+    twin.act("a\nb\u2028", "item-1")
+    assert twin.call("DELETE", "/v1/users/a%0Ab%E2%80%A8").status_code == 204
+    assert decode_state(twin.store.users["a\nb\u2028"]).recent_items() == []
+
+
+def test_deleting_a_ranking_forgets_nobody(twin):
+    twin.act("a", "item-1")
+    twin.act("a/recommendations", "item-1")
+    before = dict(twin.store.users)
+    answer = twin.call("DELETE", "/v1/users/a/recommendations")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert twin.store.users == before
+    assert twin.call("DELETE", "/v1/users/a%2Frecommendations").status_code == 204
+    assert twin.store.users["a"] == before["a"]
+    assert twin.store.users["a/recommendations"] != before["a/recommendations"]
+
+
+def test_a_wrong_method_is_told_which_are_right(twin):
+    assert twin.call("PUT", "/v1/models").headers["allow"] == "GET"
