@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from services.recommender.docs_page import DOCS_PAGE
 from services.recommender.forget import Forgetter
 from services.recommender.gateway import Gateway
+from services.recommender.guard import App, Guard, HttpRules
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.models_view import describe_models
 from services.recommender.openapi import DESCRIPTIONS, complete
@@ -44,11 +45,10 @@ class Parts:
     rules: EventRules
     interactions_topic: str
     metrics: RecommenderMetrics
-    api_keys: tuple[str, ...] = ()
-    max_body: int = 4 << 20
+    http: HttpRules = field(default_factory=HttpRules)
 
 
-def build_app(parts: Parts) -> Gateway:
+def build_app(parts: Parts) -> App:
     """The whole ASGI application."""
     api = FastAPI(title="Driftwood", docs_url=None, redoc_url=None, description=DESCRIPTIONS["driftwood"])
     _add_rankings(api, parts)
@@ -58,8 +58,9 @@ def build_app(parts: Parts) -> Gateway:
     _add_health(api, parts)
     _add_pages(api)
     _add_failures(api)
-    complete(api, bool(parts.api_keys))
-    return Gateway(api, parts.recommendations, parts.api_keys, parts.max_body, parts.metrics)
+    complete(api, parts.http)
+    gateway = Gateway(api, parts.recommendations, parts.http, parts.metrics)
+    return Guard(gateway, parts.http, parts.metrics)
 
 
 def _response(reply: Reply) -> Response:
@@ -151,7 +152,9 @@ def _add_failures(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _response(error_reply(error.status_code, f"{error.detail}: {request.method} {request.url.path}"))
+        reply = error_reply(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
+        headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        return _response(reply._replace(headers=[*reply.headers, *headers]))
 
     @api.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
