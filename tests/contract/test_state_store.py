@@ -1,4 +1,4 @@
-"""What every StateStore promises: the twin in memory and real Redis."""
+"""What every StateStore promises: the twin in memory and real Redis, also as the user of deploy/SECURITY.md."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shared.core.ports import StateStore, StateWrite
 from shared.core.state import NO_TOKEN, UserState, decode_state, encode_state, token_of
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "acl_redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[StateStore]:
     if request.param == "memory":
         yield MemoryStateStore()
     else:
-        redis = RedisStateStore(request.getfixturevalue("redis_settings"))
+        redis = RedisStateStore(request.getfixturevalue(f"{request.param}_settings"))
         yield redis
         redis.close()
 
