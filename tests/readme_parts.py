@@ -44,6 +44,7 @@ CLASSES: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Interactions", settings.EventSettings),
     ("Consumer", settings.ConsumerSettings),
     ("Engagement", settings.EngagementSettings),
+    ("HTTP", settings.HttpSettings),
     ("Recommender", settings.RecommenderSettings),
     ("Retrainer", settings.RetrainerSettings),
     ("Drift and rollback", settings.DriftSettings),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 import redis
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,13 @@ def until(probe: Callable[[], T], seconds: float = 30.0, what: str = "") -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or probe}")
         time.sleep(0.02)
+
+
+def missing(what: str) -> None:
+    """Skip on a developer's machine, fail in CI: what should be there and is not must not go unseen."""
+    if IN_CI:
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 def free_port() -> int:

@@ -38,7 +38,7 @@ from shared.adapters.settings import (
     RegistrySettings,
 )
 from shared.adapters.stalls import end_on_stall
-from shared.core.errors import Unavailable
+from shared.core.errors import SettingsInvalid, Unavailable
 from shared.model.inference import InferenceModel
 
 log = logging.getLogger("driftwood.consumer")
@@ -83,7 +83,7 @@ def main() -> int:
         kafka, redis, registry_settings = KafkaSettings(), RedisSettings(), RegistrySettings()
         consumer, events, logging_settings = ConsumerSettings(), EventSettings(), LoggingSettings()
         engaging = EngagementSettings()
-    except ValidationError as error:
+    except (ValidationError, SettingsInvalid) as error:
         print(f"settings: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return 2
     configure_logging(logging_settings)

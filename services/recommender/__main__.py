@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Sequence
 
 import torch
-import uvicorn
 from pydantic import ValidationError
 
 from services.recommender.app import Parts, build_app
@@ -22,6 +21,7 @@ from services.recommender.console.view import Console, Watches
 from services.recommender.console.watch import TURN_S, JournalWatch, PresenceWatch, StreamWatch
 from services.recommender.emitter import Emitter, EmitterOptions
 from services.recommender.forget import Forgetter, TopicNames
+from services.recommender.http_server import Door, http_server
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.new_items import Folding
 from services.recommender.outbox import Outbox
@@ -44,15 +44,16 @@ from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import (
     ConsumerSettings,
     EventSettings,
+    HttpSettings,
     KafkaSettings,
     LoggingSettings,
     RecommenderSettings,
     RedisSettings,
     RegistrySettings,
-    listed,
 )
 from shared.adapters.stream_end import KafkaStreamEnd
 from shared.adapters.topic_tail import KafkaTopicTail
+from shared.core.errors import SettingsInvalid
 from shared.model.inference import InferenceModel
 
 log = logging.getLogger("driftwood.recommender")
@@ -68,6 +69,7 @@ class System:
     def __init__(
         self,
         settings: RecommenderSettings,
+        http: HttpSettings,
         kafka: KafkaSettings,
         redis: RedisSettings,
         registry_settings: RegistrySettings,
@@ -75,6 +77,7 @@ class System:
         trending: ConsumerSettings,
     ) -> None:
         self.metrics = RecommenderMetrics()
+        self.door = Door(http, self.metrics)
         # A request waits no longer than its deadline, so neither does a question to Redis.
         redis_timeout_s = min(redis.redis_timeout_s, settings.rank_deadline_ms / 1000)
         self.store = RedisStateStore(redis.model_copy(update={"redis_timeout_s": redis_timeout_s}))
@@ -141,8 +144,7 @@ class System:
             events.rules(),
             kafka.topic_interactions,
             self.metrics,
-            listed(settings.http_api_keys.get_secret_value()),
-            settings.http_max_body_bytes,
+            self.door.rules,
             users=UserViews(self.store, lambda: self.ranker.serving, registry),
             console=self._console(settings, kafka, redis, trending.consumer_group, registry),
         )
@@ -180,14 +182,17 @@ class System:
 
     def _notes(self) -> dict[str, object]:
         serving = self.ranker.serving
+        keys = {"api_keys": self.door.problem} if self.door.problem else {}
         return {
+            **keys,
             "model": serving.model.version if serving else "none published yet: rankings are trending",
             "model_problem": self.watch.problem,
             "emission": (self.emitter.problem or "ok") if self.emits else "off",
         }
 
     def start(self) -> None:
-        """Start all threads; the model is loaded when this returns, if there is one."""
+        """Start all threads; the model is loaded when this returns, if there is one. Raises SettingsInvalid."""
+        self.door.start()
         self.watch.start()
         self.ranker.start()
         self.trending.start()
@@ -208,6 +213,7 @@ class System:
         self.trending.stop()
         self.watch.stop()
         self.ranker.stop()
+        self.door.stop()
         self.readiness.close()
         self.topics.close()
         self.probes.close()
@@ -219,43 +225,31 @@ def _load(registry: FileModelRegistry, version: str) -> InferenceModel:
     return InferenceModel(version, stored.manifest.fingerprint, stored.items, stored.weights)
 
 
-def _server(system: System, settings: RecommenderSettings) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            build_app(system.parts),
-            host=settings.http_host,
-            port=settings.http_port,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=10,
-        )
-    )
-
-
 def main(arguments: Sequence[str] = ()) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
     try:
-        settings, kafka, redis = RecommenderSettings(), KafkaSettings(), RedisSettings()
+        settings, http = RecommenderSettings(), HttpSettings()
+        kafka, redis = KafkaSettings(), RedisSettings()
         registry, events, trending = RegistrySettings(), EventSettings(), ConsumerSettings()
         configure_logging(LoggingSettings())
-    except ValidationError as error:
+    except (ValidationError, SettingsInvalid) as error:
         print(f"settings: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return 2
     torch.set_num_threads(settings.torch_threads)
     # Threads of the server, the ranker and the emitter take turns, several times in each batch: by default each waits
     # up to 5 ms for its turn while another computes.
     sys.setswitchinterval(0.00005)
-    system = System(settings, kafka, redis, registry, events, trending)
-    server = _server(system, settings)
+    system = System(settings, http, kafka, redis, registry, events, trending)
+    server = http_server(build_app(system.parts), http, system.metrics)
     # uvicorn raises the signal that ended it once more when it is done: then ours only notes it, and the rest stops.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: log.info("stopping", extra={"signal": received}))
-    system.start()
-    log.info("recommender starts", extra={"host": settings.http_host, "port": settings.http_port})
+    try:
+        system.start()
+    except SettingsInvalid as error:
+        log.critical("settings: %s", error)
+        return 2
+    log.info("recommender starts", extra={"host": http.http_host, "port": http.http_port})
     server.run()
     system.stop()
     log.info("recommender stopped")

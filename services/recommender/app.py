@@ -19,6 +19,7 @@ from services.recommender.console.view import Console
 from services.recommender.docs_page import DOCS_PAGE
 from services.recommender.forget import Forgetter
 from services.recommender.gateway import Gateway
+from services.recommender.guard import App, Guard, HttpRules
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.models_view import describe_models
 from services.recommender.openapi import DESCRIPTIONS, complete
@@ -48,8 +49,7 @@ class Parts:
     rules: EventRules
     interactions_topic: str
     metrics: RecommenderMetrics
-    api_keys: tuple[str, ...] = ()
-    max_body: int = 4 << 20
+    http: HttpRules = field(default_factory=HttpRules)
     users: UserViews = field(kw_only=True)
     console: Console | None = field(kw_only=True, default=None)
 
@@ -68,7 +68,7 @@ class _AnyUser(Convertor[str]):
         return value
 
 
-def build_app(parts: Parts) -> Gateway:
+def build_app(parts: Parts) -> App:
     """The whole ASGI application."""
     register_url_convertor("user", _AnyUser())
     api = FastAPI(title="Driftwood", docs_url=None, redoc_url=None, description=DESCRIPTIONS["driftwood"])
@@ -81,8 +81,9 @@ def build_app(parts: Parts) -> Gateway:
     _add_pages(api)
     add_console(api, parts.console, _response)
     _add_failures(api)
-    complete(api, bool(parts.api_keys))
-    return Gateway(api, parts.recommendations, parts.api_keys, parts.max_body, parts.metrics)
+    complete(api, parts.http)
+    gateway = Gateway(api, parts.recommendations, parts.http, parts.metrics)
+    return Guard(gateway, parts.http, parts.metrics)
 
 
 def _response(reply: Reply) -> Response:

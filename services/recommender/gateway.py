@@ -1,29 +1,19 @@
-"""The outermost layer of the HTTP server: API keys, body size, counting, and the short way to rankings."""
+"""Behind the guard: body size, counting, and the short way to rankings."""
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from services.recommender.console import page
+from services.recommender.guard import App, HttpRules, Message, Receive, Scope, Send, send_reply
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.params import RECOMMENDATIONS, USERS
 from services.recommender.recommendations import Recommendations
-from services.recommender.responses import Reply, error_reply
+from services.recommender.responses import error_reply
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-OPEN_PATHS = frozenset({"/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"}) | page.PATHS
-"""Served without a key: probes and Prometheus have none, and the pages are where a person enters it."""
-
+_CLOSE = [(b"connection", b"close")]
 _USER_ROUTE = "/v1/users/{user_id}/recommendations"
 
 
@@ -39,15 +29,16 @@ class Gateway:
         self,
         app: App,
         recommendations: Recommendations,
-        api_keys: Sequence[str],
-        max_body: int,
+        rules: HttpRules,
         metrics: RecommenderMetrics,
     ) -> None:
         self._app = app
         self._recommendations = recommendations
-        self._keys = [key.encode() for key in api_keys]
-        self._max_body = max_body
-        self._too_large = f"the body has more than HTTP_MAX_BODY_BYTES={max_body} bytes"
+        self._max_body = rules.max_body
+        self._too_large = f"the body has more than HTTP_MAX_BODY_BYTES={rules.max_body} bytes"
+        self._body_s = rules.body_timeout_s
+        self._too_slow = f"the body took more than HTTP_BODY_TIMEOUT_S={rules.body_timeout_s:g}"
+        self._rejected = metrics.rejected
         self._requests = metrics.requests
         self._latency = metrics.latency
         self._user_ok = metrics.requests.labels(_USER_ROUTE, "200").inc
@@ -59,38 +50,20 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        if self._keys and scope["path"] not in OPEN_PATHS and not self._has_key(scope):
-            await _send(send, error_reply(401, "a valid key is needed in the header X-API-Key"))
-            self._requests.labels("unauthorized", "401").inc()
-            return
         raw_user = _user_asked_for(scope)
         if raw_user is None:
             await self._through(scope, receive, send, started)
             return
         reply = await self._recommendations.for_user(raw_user, scope["query_string"])
-        await _send(send, reply)
+        await send_reply(send, reply)
         if reply.status == 200:
             self._user_ok()
         else:
             self._requests.labels(_USER_ROUTE, str(reply.status)).inc()
         self._user_seconds(time.perf_counter() - started)
 
-    def _has_key(self, scope: Scope) -> bool:
-        given = next((value for name, value in scope["headers"] if name == b"x-api-key"), b"")
-        # All keys are compared, each in constant time: how long it takes tells nothing of them.
-        return sum(hmac.compare_digest(given, key) for key in self._keys) > 0
-
     async def _through(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         status = 0
-        size = 0
-
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_body:
-                raise HTTPException(413, self._too_large)  # the framework is reading: it makes the answer
-            return message
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -100,13 +73,38 @@ class Gateway:
 
         try:
             if _announced(scope) > self._max_body:
-                await _send(noting, error_reply(413, self._too_large)._replace(headers=[(b"connection", b"close")]))
+                self._rejected.labels("body_size").inc()
+                await send_reply(noting, error_reply(413, self._too_large)._replace(headers=_CLOSE))
             else:
-                await self._app(scope, counted, noting)
+                await self._app(scope, self._limited(receive), noting)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._requests.labels(route, str(status or 500)).inc()
             self._latency.labels(route).observe(time.perf_counter() - started)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """The same, no larger and no slower than allowed. What it raises, the framework answers: it is reading."""
+        size, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self._body_s
+
+        async def limited() -> Message:
+            nonlocal size, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                self._rejected.labels("body_time").inc()
+                raise HTTPException(408, self._too_slow, {"connection": "close"}) from None
+            size += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if size > self._max_body:
+                self._rejected.labels("body_size").inc()
+                raise HTTPException(413, self._too_large, {"connection": "close"})
+            return message
+
+        return limited
 
 
 def _user_asked_for(scope: Scope) -> bytes | None:
@@ -122,8 +120,3 @@ def _user_asked_for(scope: Scope) -> bytes | None:
 def _announced(scope: Scope) -> int:
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     return int(length) if length.isdigit() else 0
-
-
-async def _send(send: Send, reply: Reply) -> None:
-    await send({"type": "http.response.start", "status": reply.status, "headers": reply.raw_headers()})
-    await send({"type": "http.response.body", "body": reply.body})

@@ -51,6 +51,18 @@ class RecommenderMetrics:
         self.refused = Counter(
             "driftwood_rank_refused_total", "Requests not ranked, by the system at fault", ["why"], registry=r
         )
+        self.rejected = Counter(
+            "driftwood_http_rejected_total",
+            "Requests and connections turned away, by reason (no_key, wrong_key, scope, rate, busy, body_size,"
+            " body_time, header_size, header_time, connections)",
+            ["reason"],
+            registry=r,
+        )
+        self.api_keys = Gauge("driftwood_http_api_keys", "API keys that are accepted", registry=r)
+        self.key_file = Counter(
+            "driftwood_http_api_key_file_reads_total", "Readings of HTTP_API_KEYS_FILE, by outcome (ok, damaged)",
+            ["outcome"], registry=r,
+        )  # fmt: skip
         self.accepted = Counter("driftwood_interactions_accepted_total", "Interactions taken over HTTP", registry=r)
         self.model = Gauge("driftwood_model_info", "1 for the model in use", ["service", "version"], registry=r)
         self.emitted = Counter(

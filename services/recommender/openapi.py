@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI
 
 from services.recommender.console.view import DEFAULT_WINDOW_S, WINDOWS_S, View
+from services.recommender.guard import HttpRules
 from services.recommender.params import DEFAULT_K, MAX_EVENTS, MAX_ITEMS, MAX_K, SessionRequest
 from services.recommender.responses import ErrorBody
 from services.recommender.user_view import UserView
@@ -127,7 +128,28 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def complete(api: FastAPI, keys_needed: bool) -> None:
+_OPEN = frozenset({"healthz", "readyz"})
+_KEYED = {
+    "401": {"description": "No key, or one that is not known", **_json(_ref("ErrorBody"))},
+    "403": {"description": "The key's scopes do not allow this", **_json(_ref("ErrorBody"))},
+}
+_LIMITED = {"429": {"description": "Too many requests; see Retry-After", **_json(_ref("ErrorBody"))}}
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def _guarded(name: str, operation: dict[str, Any], http: HttpRules) -> None:
+    """What the guard in front of a route adds to its description."""
+    if http.keys.needed and name not in _OPEN and not (name == "metrics" and http.public_metrics):
+        operation["security"] = [{scheme: []} for scheme in _SCHEMES]
+        operation["responses"] = operation.get("responses", {}) | _KEYED
+    if http.rate is not None and name not in _OPEN:
+        operation["responses"] = operation.get("responses", {}) | _LIMITED
+
+
+def complete(api: FastAPI, http: HttpRules) -> None:
     """Make the application's description say what its routes take and answer."""
     _, components = msgspec.json.schema_components(
         (Ranking, Interaction, SessionRequest, UserView, View, ErrorBody), ref_template="#/components/schemas/{name}"
@@ -137,14 +159,13 @@ def complete(api: FastAPI, keys_needed: bool) -> None:
     def described() -> dict[str, Any]:
         schema = generate()
         schema.setdefault("components", {})["schemas"] = components
-        if keys_needed:
-            key = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-            schema["components"]["securitySchemes"] = {"key": key}
-            schema["security"] = [{"key": []}]
+        if http.keys.needed:
+            schema["components"]["securitySchemes"] = _SCHEMES
         for path in schema["paths"].values():
             for operation in path.values():
                 name = operation["summary"].lower()
                 operation.update(_OPERATIONS.get(name, {}), description=DESCRIPTIONS.get(name, ""))
+                _guarded(name, operation, http)
         return schema
 
     api.openapi = described  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from services.stack.settings import StackSettings
 from services.stack.signals import Signals
 from services.stack.system import Interrupted, System, say
-from shared.core.errors import DriftwoodError
+from shared.core.errors import DriftwoodError, SettingsInvalid
 
 
 def main() -> int:
@@ -26,6 +26,9 @@ def main() -> int:
     except ValidationError as error:
         for problem in error.errors():
             say(f"{'.'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}")
+        return 2
+    except SettingsInvalid as error:
+        say(str(error))
         return 2
     with Signals() as signals:
         system = System(settings, os.environ, signals)

@@ -10,8 +10,14 @@ from services.stack.settings import StackSettings
 
 _LOCAL = "127.0.0.1"
 # What these say is about somebody else's server: it must not reach the ones that we start ourselves.
-_OF_OTHER_KAFKA = ("KAFKA_SECURITY_PROTOCOL", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD")
-_OF_OTHER_REDIS = ("REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_SSL_CA_CERTS")
+_OF_OTHER_KAFKA = ("KAFKA_SECURITY_PROTOCOL", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD", "KAFKA_SASL_PASSWORD_FILE")
+_OF_OTHER_REDIS = (
+    "REDIS_USERNAME",
+    "REDIS_PASSWORD",
+    "REDIS_PASSWORD_FILE",
+    "REDIS_CLUSTER",
+    *(f"REDIS_SSL_{name}" for name in ("CA_CERTS", "CERTFILE", "KEYFILE", "CHECK_HOSTNAME")),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def service_environment(base: Mapping[str, str], addresses: Addresses, settings:
     if addresses.redis_is_ours:
         for name in _OF_OTHER_REDIS:
             environment.pop(name, None)
+    environment.pop("REDIS_URL_FILE", None)  # read already: REDIS_URL below says the same
     environment.update(
         KAFKA_BOOTSTRAP_SERVERS=addresses.kafka,
         REDIS_URL=addresses.redis,

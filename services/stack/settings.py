@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.adapters.settings_base import Settings
 
 
-class StackSettings(BaseSettings):
+class StackSettings(Settings):
     """Where the stack runs. The services take all their other settings from the same environment."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     stack_dir: Path | None = Field(
         None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from shared.adapters.kafka_client import bounded, client_config, unavailable
+from shared.adapters.kafka_client import bounded, checked_config, unavailable
 from shared.adapters.settings import KafkaSettings
 
 
@@ -19,7 +19,7 @@ class GroupLag:
             self._consumer = KafkaConsumer(
                 group_id=group,
                 enable_auto_commit=False,
-                **client_config(settings),
+                **checked_config(settings),
             )
         except (kafka_errors.KafkaError, OSError) as error:
             raise unavailable(settings, error) from error

@@ -13,7 +13,7 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import TopicAdmin, client_config, unavailable
+from shared.adapters.kafka_client import TopicAdmin, checked_config, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import ConsumerSettings, KafkaSettings
 from shared.core.errors import TopicMissing, TopicRecreated
@@ -71,7 +71,7 @@ class KafkaInteractionSource:
                 max_partition_fetch_bytes=_FETCH_BYTES,
                 max_poll_records=consumer.consumer_max_batch,
                 metadata_max_age_ms=10_000,
-                **client_config(kafka),
+                **checked_config(kafka),
             )
         except (kafka_errors.KafkaError, OSError) as error:
             raise unavailable(kafka, error) from error
@@ -206,7 +206,7 @@ class KafkaPublisher:
                 request_timeout_ms=10_000,
                 max_block_ms=10_000,
                 max_request_size=settings.kafka_max_message_bytes,
-                **client_config(settings),
+                **checked_config(settings),
             )
         except (kafka_errors.KafkaError, OSError) as error:
             raise unavailable(settings, error) from error

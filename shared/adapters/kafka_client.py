@@ -13,6 +13,7 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.protocol.schemas.fields.struct import StructField
 
+from shared.adapters.kafka_handshake import check
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import TopicMissing, Unavailable
 
@@ -68,11 +69,31 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
         config["ssl_check_hostname"] = settings.kafka_ssl_check_hostname
         for name in ("cafile", "certfile", "keyfile"):
             config[f"ssl_{name}"] = getattr(settings, f"kafka_ssl_{name}") or None
+        # Never None: OpenSSL would ask at the terminal for the password of a key that has one.
+        config["ssl_password"] = settings.kafka_ssl_key_password.get_secret_value()
     return config
 
 
+def checked_config(settings: KafkaSettings) -> dict[str, Any]:
+    """client_config, once TLS and SASL are known to work: with wrong ones kafka-python waits, and says nothing of why.
+
+    Raises Unavailable.
+    """
+    if not settings.kafka_api_version:
+        check(settings)
+    return client_config(settings)
+
+
+_SILENT = (TimeoutError, kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)
+
+
 def unavailable(settings: KafkaSettings, error: Exception) -> Unavailable:
-    """The error of ours that names the broker."""
+    """The error of ours that names the broker, and what is wrong with TLS or SASL if that is the reason."""
+    if isinstance(error, _SILENT) and settings.kafka_security_protocol != "PLAINTEXT":
+        try:
+            check(settings)
+        except Unavailable as reason:
+            return reason
     return Unavailable(f"Kafka at {settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}")
 
 
@@ -107,7 +128,7 @@ class TopicAdmin:
 
     def _admin(self) -> KafkaAdminClient:
         if self._client is None:
-            client = KafkaAdminClient(request_timeout_ms=5000, **client_config(self._settings))
+            client = KafkaAdminClient(request_timeout_ms=5000, **checked_config(self._settings))
             self._cluster = str(client.describe_cluster().get("cluster_id", ""))
             self._client = client
         return self._client

@@ -9,7 +9,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import bounded, client_config, unavailable
+from shared.adapters.kafka_client import bounded, checked_config, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import Unavailable
@@ -38,7 +38,7 @@ def ensure_topics(settings: KafkaSettings) -> list[str]:
         return []
     made = []
     try:
-        admin = KafkaAdminClient(request_timeout_ms=10_000, **client_config(settings))
+        admin = KafkaAdminClient(request_timeout_ms=10_000, **checked_config(settings))
         try:
             have = set(admin.list_topics())
             for name, configs in topic_configs(settings).items():
@@ -72,7 +72,7 @@ class KafkaReader:
                 session_timeout_ms=10_000,
                 fetch_max_wait_ms=100,
                 metadata_max_age_ms=10_000,
-                **client_config(settings),
+                **checked_config(settings),
             )
         except (kafka_errors.KafkaError, OSError) as error:
             raise unavailable(settings, error) from error
@@ -142,7 +142,7 @@ class OffsetReader:
     def _ask(self, topic: str) -> dict[TopicPartition, int]:
         if self._consumer is None:
             self._consumer = KafkaConsumer(
-                enable_auto_commit=False, request_timeout_ms=10_000, **client_config(self._settings)
+                enable_auto_commit=False, request_timeout_ms=10_000, **checked_config(self._settings)
             )
         partitions = self._consumer.partitions_for_topic(topic) or set()
         tps = [TopicPartition(topic, p) for p in partitions]

@@ -2,35 +2,72 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.adapters.settings import RedisSettings
-from shared.core.errors import Unavailable
+from shared.core.errors import SettingsInvalid, Unavailable
 
 T = TypeVar("T")
 
+_WRONG_HOST = (62, 64)
+"""OpenSSL's verification errors for a certificate of another host name, or of another IP address."""
 
-def connect(settings: RedisSettings) -> redis.Redis:
-    """A client. No silent retries: whoever holds state must know that the connection broke."""
-    options: dict[str, object] = {}
+
+def client_options(settings: RedisSettings) -> dict[str, Any]:
+    """What every client is told besides the URL. Raises SettingsInvalid."""
+    options: dict[str, Any] = {
+        "socket_timeout": settings.redis_timeout_s,
+        "socket_connect_timeout": settings.redis_timeout_s,
+    }
     if settings.redis_username:
         options["username"] = settings.redis_username
     if settings.redis_password.get_secret_value():
         options["password"] = settings.redis_password.get_secret_value()
-    if settings.redis_ssl_ca_certs:
-        options["ssl_ca_certs"] = settings.redis_ssl_ca_certs
-    return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        socket_timeout=settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        **options,
-    )
+    files = {name: getattr(settings, f"redis_ssl_{name}") for name in ("ca_certs", "certfile", "keyfile")}
+    given = {f"ssl_{name}": path for name, path in files.items() if path}
+    if settings.redis_url.get_secret_value().startswith("rediss://"):
+        return {**options, **given, "ssl_check_hostname": settings.redis_ssl_check_hostname}
+    if given:
+        raise SettingsInvalid(f"REDIS_{next(iter(given)).upper()} is set, but REDIS_URL does not begin with rediss://")
+    return options
+
+
+def connect(settings: RedisSettings) -> redis.Redis:
+    """A client. No silent retries: whoever holds state must know that the connection broke. Raises SettingsInvalid."""
+    options = client_options(settings)
+    try:
+        return redis.Redis.from_url(settings.redis_url.get_secret_value(), retry=Retry(NoBackoff(), 0), **options)
+    except ValueError:
+        # Not shown: the error quotes what it could not read, which may be a part of the password.
+        raise SettingsInvalid(
+            "REDIS_URL is no redis://, rediss:// or unix:// URL (in a password, characters such as / # ? @ % must be"
+            " percent-encoded; or use REDIS_PASSWORD)"
+        ) from None
+
+
+def told(error: redis.RedisError) -> str:
+    """The error in words, with the setting that may be at fault."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            if cause.verify_code in _WRONG_HOST:
+                return f"its certificate is not for this host (REDIS_URL, REDIS_SSL_CHECK_HOSTNAME): {cause.verify_message}"
+            return f"its certificate is not trusted (REDIS_SSL_CA_CERTS): {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            hint = "does it speak TLS (REDIS_URL), and accept our certificate (REDIS_SSL_CERTFILE, REDIS_SSL_KEYFILE)?"
+            return f"no TLS connection: {hint} {cause.reason or cause}"
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, redis.AuthenticationError):
+        return f"it does not accept REDIS_USERNAME and REDIS_PASSWORD (or those in REDIS_URL): {error}"
+    if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error):
+        return f"the ACL of REDIS_USERNAME is too narrow, see deploy/SECURITY.md: {error}"
+    return str(error)
 
 
 class RedisConnection:
@@ -45,7 +82,9 @@ class RedisConnection:
         try:
             return work()
         except redis.RedisError as error:
-            raise Unavailable(f"Redis at {self.address}: {error}") from error
+            raise Unavailable(f"Redis at {self.address}: {told(error)}") from error
+        except OSError as error:  # a file of REDIS_SSL_* that is not there, found when connecting
+            raise Unavailable(f"Redis at {self.address}: REDIS_SSL_*: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Give the connections back."""

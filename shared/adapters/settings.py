@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.adapters.settings_base import Settings
 from shared.core.events import EventRules
 
 
@@ -15,11 +15,7 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-class _Settings(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
-
-
-class KafkaSettings(_Settings):
+class KafkaSettings(Settings):
     """How to reach the broker and what the topics are called."""
 
     kafka_bootstrap_servers: str = "localhost:9092"
@@ -28,11 +24,14 @@ class KafkaSettings(_Settings):
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     kafka_sasl_username: str = ""
-    kafka_sasl_password: SecretStr = SecretStr("")
-    kafka_ssl_cafile: str = ""
-    kafka_ssl_certfile: str = ""
-    kafka_ssl_keyfile: str = ""
-    kafka_ssl_check_hostname: bool = True
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="or `KAFKA_SASL_PASSWORD_FILE`")
+    kafka_ssl_cafile: str = Field("", description="PEM; empty: the authorities that the system trusts")
+    kafka_ssl_certfile: str = Field("", description="PEM; our certificate, where the broker asks for one")
+    kafka_ssl_keyfile: str = Field("", description="PEM; its key")
+    kafka_ssl_key_password: SecretStr = Field(
+        SecretStr(""), description="of that key; or `KAFKA_SSL_KEY_PASSWORD_FILE`"
+    )
+    kafka_ssl_check_hostname: bool = Field(True, description="the broker's certificate must name its host")
     kafka_create_topics: bool = Field(False, description="create missing topics at start")
     kafka_partitions: int = Field(4, ge=1, description="of topics that we create")
     kafka_replication: int = Field(1, ge=1, description="of topics that we create")
@@ -45,26 +44,31 @@ class KafkaSettings(_Settings):
     topic_forgets: str = "forgets"
 
 
-class RedisSettings(_Settings):
+class RedisSettings(Settings):
     """How to reach Redis and what our keys start with."""
 
-    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
-    redis_username: str = ""
-    redis_password: SecretStr = SecretStr("")
-    redis_ssl_ca_certs: str = ""
+    redis_url: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"), description="rediss:// for TLS; or `REDIS_URL_FILE`"
+    )
+    redis_username: str = Field("", description="of an ACL user")
+    redis_password: SecretStr = Field(SecretStr(""), description="or `REDIS_PASSWORD_FILE`")
+    redis_ssl_ca_certs: str = Field("", description="PEM; empty: the authorities that the system trusts")
+    redis_ssl_certfile: str = Field("", description="PEM; our certificate, where Redis asks for one")
+    redis_ssl_keyfile: str = Field("", description="PEM; its key")
+    redis_ssl_check_hostname: bool = Field(True, description="Redis' certificate must name its host")
     redis_prefix: str = Field("dw:", max_length=64)
     redis_timeout_s: float = Field(5.0, gt=0)
     user_ttl_s: int = Field(90 * 86400, ge=0, description="a state not touched for so long goes; 0: never")
 
 
-class RegistrySettings(_Settings):
+class RegistrySettings(Settings):
     """Where models live."""
 
     model_uri: str = Field("./models", description="a directory or an fsspec URL")
     model_poll_s: float = Field(1.0, gt=0, description="how often services look for a new version")
 
 
-class EventSettings(_Settings):
+class EventSettings(Settings):
     """What counts as a good interaction, and which advance the state."""
 
     event_max_bytes: int = Field(65536, ge=256)
@@ -84,7 +88,7 @@ class EventSettings(_Settings):
         return EventRules(self.event_max_bytes, self.event_max_future_s * 1000, ignored, advancing, dismiss, shown)
 
 
-class ConsumerSettings(_Settings):
+class ConsumerSettings(Settings):
     """The consumer: event to state."""
 
     consumer_group: str = "driftwood-consumer"
@@ -107,7 +111,7 @@ class ConsumerSettings(_Settings):
     sweep_users_per_s: int = Field(500, ge=1, description="states that the sweep rebuilds, at most")
 
 
-class EngagementSettings(_Settings):
+class EngagementSettings(Settings):
     """Scoring of what users do against the rankings held for them, in the consumer."""
 
     engagement_max_per_s: float = Field(
@@ -116,14 +120,31 @@ class EngagementSettings(_Settings):
     engagement_cpu_share: float = Field(0.03, gt=0, le=1, description="of one core, at most, for scoring")
 
 
-class RecommenderSettings(_Settings):
+class HttpSettings(Settings):
+    """The recommender's HTTP server: where it listens, who may call, and how much."""
+
+    http_host: str = "0.0.0.0"
+    http_port: int = Field(8080, ge=0, le=65535)
+    http_api_keys: SecretStr = Field(SecretStr(""), description="comma-separated; none, and no file: open to all")
+    http_api_keys_file: str = Field("", description="one `NAME SCOPES KEY` a line; changes count within a second")
+    http_public_metrics: bool = Field(True, description="/metrics needs no key")
+    http_rate_per_s: float = Field(0.0, ge=0, description="requests of one key, or address without one; 0: any number")
+    http_rate_burst: int = Field(0, ge=0, description="of them at once; 0: those of two seconds")
+    http_trusted_proxies: str = Field(
+        "", description="addresses or networks, comma-separated, whose X-Forwarded-For is believed"
+    )
+    http_max_requests: int = Field(1000, ge=1, description="at the same time; more get 503")
+    http_max_connections: int = Field(2000, ge=1, description="at the same time; more get 503")
+    http_max_body_bytes: int = Field(4 << 20, ge=1024, description="of a request; more gets 413")
+    http_max_header_bytes: int = Field(64 << 10, ge=1024, description="of a request; more get 431")
+    http_body_timeout_s: float = Field(20.0, gt=0, description="until a body is whole; then 408")
+    http_header_timeout_s: float = Field(10.0, gt=0, description="until the head of a request is whole; then 408")
+
+
+class RecommenderSettings(Settings):
     """The recommender: state to ranking, over HTTP and to a topic."""
 
     recommender_group: str = "driftwood-recommender"
-    http_host: str = "0.0.0.0"
-    http_port: int = Field(8080, ge=0, le=65535)
-    http_api_keys: SecretStr = Field(SecretStr(""), description="comma-separated; empty: no key needed")
-    http_max_body_bytes: int = Field(4 << 20, ge=1024)
     rank_max_batch: int = Field(32, ge=1, description="requests ranked together, at most")
     rank_deadline_ms: int = Field(1000, ge=10, description="a ranking that takes longer is refused with 503")
     http_kafka_timeout_ms: int = Field(5000, ge=10, description="interactions not acknowledged by then get 503")
@@ -136,7 +157,7 @@ class RecommenderSettings(_Settings):
     torch_threads: int = Field(1, ge=1)
 
 
-class RetrainerSettings(_Settings):
+class RetrainerSettings(Settings):
     """The retrainer: log to model."""
 
     session_log_uri: str = Field("./session-log", description="a directory or an fsspec URL")
@@ -154,7 +175,7 @@ class RetrainerSettings(_Settings):
     )
 
 
-class DriftSettings(_Settings):
+class DriftSettings(Settings):
     """When the retrainer trains, and when it takes a promotion back."""
 
     train_auto: bool = Field(True, description="false: alarms are raised, and nothing is trained by itself")
@@ -177,7 +198,7 @@ class DriftSettings(_Settings):
     )
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """A training by the retrainer, from the session log."""
 
     train_window_events: int = Field(500_000, ge=1000, description="newest events of the session log read, at most")
@@ -196,7 +217,7 @@ class TrainSettings(_Settings):
     gate_events: int = Field(20_000, ge=100, description="newest events asked about, at most")
 
 
-class LoggingSettings(_Settings):
+class LoggingSettings(Settings):
     """Logs: JSON lines for machines, or text for people."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

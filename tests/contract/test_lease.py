@@ -16,14 +16,14 @@ from tests.servers import until
 Make = Callable[[float], Lease]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "acl_redis"])
 def lease(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes one more would-be holder, with this time to live in seconds."""
     made: list[RedisLease] = []
     server = LeaseServer()
 
     def in_redis(ttl_s: float) -> Lease:
-        made.append(RedisLease(request.getfixturevalue("redis_settings"), "retrainer", ttl_s))
+        made.append(RedisLease(request.getfixturevalue(f"{request.param}_settings"), "retrainer", ttl_s))
         return made[-1]
 
     yield (lambda ttl_s: MemoryLease(server, ttl_s)) if request.param == "memory" else in_redis

@@ -1,4 +1,4 @@
-"""What every StateStore promises: the twin in memory and real Redis."""
+"""What every StateStore promises: the twin in memory and real Redis, also as the user of deploy/SECURITY.md."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from shared.core.state import NO_TOKEN, UserState, decode_state, encode_state, t
 from tests.servers import RedisServer, redis_server_path
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "acl_redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[StateStore]:
     if request.param == "memory":
         yield MemoryStateStore()
     else:
-        real = RedisStateStore(request.getfixturevalue("redis_settings"))
-        yield real
-        real.close()
+        redis = RedisStateStore(request.getfixturevalue(f"{request.param}_settings"))
+        yield redis
+        redis.close()
 
 
 def put(store: StateStore, user: str, state: UserState) -> bytes:

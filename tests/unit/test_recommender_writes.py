@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.consumer.advance import Placed, advance_states
+from services.recommender.api_keys import KeyRing, keys_of_setting
+from services.recommender.guard import HttpRules
 from shared.core.ranking import Forget, decode_update
 from shared.core.state import decode_state
 from tests.unit.recommender_twins import Twin, ids
@@ -168,7 +170,7 @@ def shared_twin():
 
 
 def test_a_body_over_the_limit_is_413():
-    twin = Twin(max_body=2000)
+    twin = Twin(http=HttpRules(max_body=2000))
     assert twin.call("POST", "/v1/interactions", content=b" " * 2001).status_code == 413
 
     async def chunks():
@@ -182,7 +184,7 @@ def test_a_body_over_the_limit_is_413():
 
 
 def test_api_keys_close_all_but_health_and_docs():
-    twin = Twin(api_keys=("first", "second"))
+    twin = Twin(http=HttpRules(KeyRing(keys_of_setting("first,second"), needed=True)))
     for headers, status in [({}, 401), ({"X-API-Key": "third"}, 401), ({"X-API-Key": "second"}, 200)]:
         assert twin.call("GET", "/v1/users/u/recommendations", headers=headers).status_code == status
         assert twin.call("GET", "/v1/models", headers=headers).status_code == status

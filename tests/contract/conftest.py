@@ -1,0 +1,28 @@
+"""Servers that only the contract suites use."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from shared.adapters.settings import RedisSettings
+from tests import servers
+from tests.secure_redis import SecureRedis
+
+
+@pytest.fixture(scope="session")
+def secure_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureRedis]:
+    if servers.redis_server_path() is None:
+        servers.missing("no redis-server: install redis-server")
+    server = SecureRedis(tmp_path_factory.mktemp("secure-redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def acl_redis_settings(secure_redis: SecureRedis) -> RedisSettings:
+    """As the user of deploy/SECURITY.md, over TLS; keys of this test alone, below the prefix that it may use."""
+    return secure_redis.settings(redis_prefix=f"dw:{uuid.uuid4().hex[:8]}:")
