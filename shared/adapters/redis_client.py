@@ -57,7 +57,8 @@ def told(error: redis.RedisError) -> str:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             if cause.verify_code in _WRONG_HOST:
-                return f"its certificate is not for this host (REDIS_URL, REDIS_SSL_CHECK_HOSTNAME): {cause.verify_message}"
+                settings = "REDIS_URL, REDIS_SSL_CHECK_HOSTNAME"
+                return f"its certificate is not for this host ({settings}): {cause.verify_message}"
             return f"its certificate is not trusted (REDIS_SSL_CA_CERTS): {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
             hint = "does it speak TLS (REDIS_URL), and accept our certificate (REDIS_SSL_CERTFILE, REDIS_SSL_KEYFILE)?"

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from services.recommender.api_keys import KeyRing, keys_of_setting
+from services.recommender.guard import HttpRules
 from tests.console_world import World
 from tests.unit.recommender_twins import ITEMS, weights
 
@@ -290,7 +292,7 @@ def test_text_stands_out_from_its_ground(visit, scheme):
 
 
 def test_a_key_is_asked_for_used_and_kept_for_the_tab(visit):
-    world = World(api_keys=("the-key",))
+    world = World(http=HttpRules(KeyRing(keys_of_setting("the-key"), needed=True)))
     world.interactions(3)
     page = visit(world, allow=("401",)).page
     field = page.get_by_label("This server asks for an API key")

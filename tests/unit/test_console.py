@@ -9,10 +9,12 @@ from importlib import resources
 import msgspec
 import pytest
 
+from services.recommender.api_keys import KeyRing, keys_of_setting
 from services.recommender.console import page
 from services.recommender.console.engagement import BUCKET_S, KEEP_S, EngagementHistory
 from services.recommender.console.live import Rate
 from services.recommender.console.watch import PresenceWatch
+from services.recommender.guard import HttpRules
 from services.recommender.recent import RecentUpdates
 from shared.adapters.memory import MemoryBroker
 from shared.adapters.presence import MemoryPresence
@@ -229,7 +231,7 @@ def test_a_user_cannot_be_looked_up_without_redis_or_a_name(twin):
 
 
 def test_the_page_needs_no_key_but_all_that_it_asks_for_does():
-    twin = Twin(api_keys=("secret",))
+    twin = Twin(http=HttpRules(KeyRing(keys_of_setting("secret"), needed=True)))
     for path in page.PATHS:
         assert twin.call("GET", path).status_code == 200, path
     for path in ("/v1/console", "/v1/users/ada", "/v1/models"):
