@@ -26,7 +26,7 @@ PIP := $(PY) -m pip install --constraint deploy/constraints.txt
 WITH_MAKE := exec $(PY) -I -S services/stack/child.py SIGTERM 0 $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint stack replay train evaluate ablation adapt keyboard bench setup redis up down image-size
+.PHONY: help demo test lint audit stack replay train evaluate ablation adapt keyboard bench setup redis up down image-size
 
 help:
 	@echo 'Driftwood: next-item recommendations that follow the last action'
@@ -34,6 +34,7 @@ help:
 	@echo '  make demo [DATA=log]        the whole system on simulated shoppers, or on a log; ends by itself'
 	@echo '  make test                   all tests that can run here'
 	@echo '  make lint                   ruff and mypy'
+	@echo '  make audit                  the installed packages against the known vulnerabilities (needs the internet)'
 	@echo '  make stack                  the whole system without Docker, until Ctrl-C'
 	@echo '  make replay DATA=log KAFKA_BOOTSTRAP_SERVERS=host:port'
 	@echo '                              publish a log (CSV, Parquet) in time order'
@@ -68,6 +69,9 @@ lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+audit: $(READY)
+	@$(PIP) --quiet '.[audit]' && exec $(PY) -m pip_audit --strict --skip-editable $(ARGS)
 
 stack: $(READY) redis
 	@$(WITH_MAKE) -m services.stack

@@ -83,6 +83,7 @@ def main() -> int:
         kafka, redis, registry_settings = KafkaSettings(), RedisSettings(), RegistrySettings()
         consumer, events, logging_settings = ConsumerSettings(), EventSettings(), LoggingSettings()
         engaging = EngagementSettings()
+        store = RedisStateStore(redis)
     except (ValidationError, SettingsInvalid) as error:
         print(f"settings: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return 2
@@ -118,7 +119,6 @@ def main() -> int:
 
     status.watch = ModelWatch(registry.current, load, registry_settings.model_poll_s, adopted)
     status.watch.start()
-    store = RedisStateStore(redis)
     if kafka.kafka_create_topics:
         _patiently(lambda: ensure_topics(kafka), status, stop)
     publisher = _patiently(lambda: KafkaPublisher(kafka), status, stop)

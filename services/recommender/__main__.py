@@ -191,8 +191,7 @@ class System:
         }
 
     def start(self) -> None:
-        """Start all threads; the model is loaded when this returns, if there is one. Raises SettingsInvalid."""
-        self.door.start()
+        """Start all threads but the door's; the model is loaded when this returns, if there is one."""
         self.watch.start()
         self.ranker.start()
         self.trending.start()
@@ -239,16 +238,17 @@ def main(arguments: Sequence[str] = ()) -> int:
     # Threads of the server, the ranker and the emitter take turns, several times in each batch: by default each waits
     # up to 5 ms for its turn while another computes.
     sys.setswitchinterval(0.00005)
-    system = System(settings, http, kafka, redis, registry, events, trending)
+    try:
+        system = System(settings, http, kafka, redis, registry, events, trending)
+        system.door.start()
+    except SettingsInvalid as error:
+        log.critical("settings: %s", error)
+        return 2
     server = http_server(build_app(system.parts), http, system.metrics)
     # uvicorn raises the signal that ended it once more when it is done: then ours only notes it, and the rest stops.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: log.info("stopping", extra={"signal": received}))
-    try:
-        system.start()
-    except SettingsInvalid as error:
-        log.critical("settings: %s", error)
-        return 2
+    system.start()
     log.info("recommender starts", extra={"host": http.http_host, "port": http.http_port})
     server.run()
     system.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -31,6 +32,9 @@ def client_options(settings: RedisSettings) -> dict[str, Any]:
         options["password"] = settings.redis_password.get_secret_value()
     files = {name: getattr(settings, f"redis_ssl_{name}") for name in ("ca_certs", "certfile", "keyfile")}
     given = {f"ssl_{name}": path for name, path in files.items() if path}
+    for name, path in given.items():
+        if not os.access(path, os.R_OK):
+            raise SettingsInvalid(f"REDIS_{name.upper()}={path}: there is no such file, or it may not be read")
     if settings.redis_url.get_secret_value().startswith("rediss://"):
         return {**options, **given, "ssl_check_hostname": settings.redis_ssl_check_hostname}
     if given:
@@ -51,7 +55,7 @@ def connect(settings: RedisSettings) -> redis.Redis:
         ) from None
 
 
-def told(error: redis.RedisError) -> str:
+def told(error: redis.RedisError, tls: bool = False) -> str:
     """The error in words, with the setting that may be at fault."""
     cause: BaseException | None = error
     while cause is not None:
@@ -68,6 +72,8 @@ def told(error: redis.RedisError) -> str:
         return f"it does not accept REDIS_USERNAME and REDIS_PASSWORD (or those in REDIS_URL): {error}"
     if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error):
         return f"the ACL of REDIS_USERNAME is too narrow, see deploy/SECURITY.md: {error}"
+    if tls and isinstance(error, redis.TimeoutError):
+        return f"{error} (if it speaks no TLS on this port: REDIS_URL)"
     return str(error)
 
 
@@ -78,14 +84,13 @@ class RedisConnection:
         self._redis = connect(settings)
         kwargs = self._redis.connection_pool.connection_kwargs
         self.address = f"{kwargs.get('host', kwargs.get('path'))}:{kwargs.get('port', '')}"
+        self._tls = settings.redis_url.get_secret_value().startswith("rediss://")
 
     def _call(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except redis.RedisError as error:
-            raise Unavailable(f"Redis at {self.address}: {told(error)}") from error
-        except OSError as error:  # a file of REDIS_SSL_* that is not there, found when connecting
-            raise Unavailable(f"Redis at {self.address}: REDIS_SSL_*: {error.strerror or error}") from error
+            raise Unavailable(f"Redis at {self.address}: {told(error, self._tls)}") from error
 
     def close(self) -> None:
         """Give the connections back."""

@@ -1,0 +1,83 @@
+"""Redis behind TLS and an ACL: what is wrong is said with the setting. That it works: the contract suites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.adapters.redis_store import RedisStateStore
+from shared.adapters.settings import RedisSettings
+from shared.core.errors import SettingsInvalid, Unavailable
+from tests import servers
+from tests.certificates import Authority
+from tests.secure_redis import PASSWORD, SecureRedis
+from tests.security_examples import example, settings_of
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureRedis]:
+    if servers.redis_server_path() is None:
+        servers.missing("no redis-server: install redis-server")
+    server = SecureRedis(tmp_path_factory.mktemp("secure-redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_the_example_names_settings_that_exist_and_works(server: SecureRedis, monkeypatch: pytest.MonkeyPatch):
+    assert settings_of(example("redis-tls")).keys() == server.environment().keys()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("REDIS_PASSWORD", raising=False)
+    store = RedisStateStore(RedisSettings())
+    assert len(store.server_id()) == 40
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"redis_password": "wr0ng-s3cret"}, "REDIS_USERNAME and REDIS_PASSWORD"),
+        ({"redis_ssl_ca_certs": "OTHER"}, "not trusted .REDIS_SSL_CA_CERTS"),
+        ({"redis_url": "rediss://127.0.0.2:PORT/0"}, "not for this host .REDIS_URL, REDIS_SSL_CHECK_HOSTNAME"),
+        ({"redis_ssl_certfile": "", "redis_ssl_keyfile": ""}, "REDIS_SSL_CERTFILE"),
+        ({"redis_ssl_certfile": "OTHER", "redis_ssl_keyfile": "OTHER"}, "REDIS_SSL_CERTFILE"),
+        ({"redis_url": "rediss://127.0.0.1:PLAIN/0"}, "TLS on this port: REDIS_URL"),
+        ({"redis_prefix": "not-ours:"}, "ACL of REDIS_USERNAME is too narrow"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_setting(
+    server: SecureRedis, tmp_path: Path, changes: dict[str, str], says: str
+):
+    other = Authority(tmp_path, "another authority")
+    certificate, key = other.issue("driftwood", [])
+    files = {"redis_ssl_ca_certs": other.ca, "redis_ssl_certfile": certificate, "redis_ssl_keyfile": key}
+    changes = {name: str(files[name]) if value == "OTHER" else value for name, value in changes.items()}
+    ports = {"PORT": str(server.port), "PLAIN": str(server.plain_port)}
+    if url := changes.get("redis_url"):
+        changes["redis_url"] = next(url.replace(word, port) for word, port in ports.items() if word in url)
+    store = RedisStateStore(server.settings(redis_timeout_s=1, **changes))
+    with pytest.raises(Unavailable, match=says) as error:
+        store.read(["u"])
+    assert "s3cret" not in str(error.value)
+    assert PASSWORD not in str(error.value)
+
+
+def test_files_for_tls_without_tls_are_refused(server: SecureRedis):
+    with pytest.raises(SettingsInvalid, match="REDIS_SSL_CA_CERTS is set, but REDIS_URL"):
+        RedisStateStore(server.settings(redis_url=f"redis://127.0.0.1:{server.plain_port}/0"))
+
+
+def test_a_file_that_is_not_there_is_named(server: SecureRedis):
+    with pytest.raises(SettingsInvalid, match="REDIS_SSL_CA_CERTS=/nowhere"):
+        RedisStateStore(server.settings(redis_ssl_ca_certs="/nowhere"))
+
+
+@pytest.mark.parametrize("url", ["redis://:pass/w0rd@host:6379/0", "redis://host:s3cret/0", "s3cret", "http://s3cret"])
+def test_a_url_that_cannot_be_read_is_not_shown(url: str):
+    with pytest.raises(SettingsInvalid, match="REDIS_URL is no") as error:
+        RedisStateStore(RedisSettings(redis_url=url))  # type: ignore[arg-type]
+    assert not any(secret in str(error.value) for secret in ("w0rd", "s3cret", ":pass"))
+    assert error.value.__cause__ is None
