@@ -18,6 +18,8 @@ OTHERS = {
     "Makefile": "Every command; `make` alone prints them.",
     "pyproject.toml": "Dependencies by lower bound, and the settings of ruff, mypy and pytest.",
     "deploy/constraints.txt": "The exact versions that `make` installs.",
+    "deploy/kubernetes": "Kustomize files for a cluster; its README says how.",
+    "deploy/SIZING.md": "How much memory and how many cores, and what to scale when.",
     "tests/unit": "Pure and fast; hypothesis where a property exists.",
     "tests/contract": "One suite for each port, run against the twin in memory and the real server.",
     "tests/integration": "Single services as processes, against real Redis and a real broker.",
