@@ -25,6 +25,8 @@ OTHERS = {
     "deploy/compose.sh": "What `make up`, `make down` and `make image-size` do.",
     "deploy/Dockerfile": "One image for all services.",
     "deploy/warm_up.py": "At image build: load what the services load, so that its byte code is there.",
+    "deploy/kubernetes": "Kustomize files for a cluster; its README says how.",
+    "deploy/SIZING.md": "How much memory and how many cores, and what to scale when.",
     "tests/unit": "Pure and fast; hypothesis where a property exists.",
     "tests/contract": "One suite for each port, run against the twin in memory and the real server.",
     "tests/integration": "Single services as processes, against real Redis and a real broker.",
