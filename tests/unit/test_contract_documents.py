@@ -66,6 +66,7 @@ def test_the_schemas_are_schemas(name):
 events = st.builds(Interaction, ids, ids, ids, times, *[st.none() | ids] * 3)
 
 
+@settings(deadline=None)
 @given(events)
 def test_an_interaction_fits_its_schema(event):
     sent = encode(event)
@@ -77,7 +78,7 @@ NAMES = Interaction.__struct_fields__
 odd = json_values | st.just("") | st.just("x" * (MAX_ID_BYTES + 1)) | st.integers(MIN_TS_MS - 2, MIN_TS_MS + 2)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     events, st.dictionaries(st.sampled_from(NAMES) | ids, odd, max_size=2), st.sets(st.sampled_from(NAMES), max_size=1)
 )
@@ -113,6 +114,7 @@ answers = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(answers, ids)
 def test_a_ranking_fits_its_schema_by_both_encoders(answer, recommendation_id):
     answer = answer._replace(scores=answer.scores[: len(answer.names)])
@@ -135,6 +137,7 @@ batches = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(batches)
 def test_engagement_fits_its_schema(batch):
     sent = encode_engagement(batch)
@@ -142,7 +145,7 @@ def test_engagement_fits_its_schema(batch):
     assert decode_engagement(sent) == batch
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(batches, st.sampled_from(list(EXAMPLES["engagement"])), json_values | st.integers(-2, 22), st.booleans())
 def test_schema_and_decoder_refuse_the_same_engagement(batch, field, odd_one, gone):
     message = json.loads(encode_engagement(batch))
