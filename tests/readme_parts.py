@@ -17,6 +17,7 @@ README = ROOT / "README.md"
 OTHERS = {
     "Makefile": "Every command; `make` alone prints them.",
     "pyproject.toml": "Dependencies by lower bound, and the settings of ruff, mypy and pytest.",
+    "deploy/SECURITY.md": "TLS, passwords, keys and limits, each with an example that a test runs.",
     "deploy/constraints.txt": "The exact versions that `make` installs.",
     "tests/unit": "Pure and fast; hypothesis where a property exists.",
     "tests/contract": "One suite for each port, run against the twin in memory and the real server.",
