@@ -18,6 +18,7 @@ README = ROOT / "README.md"
 OTHERS = {
     "Makefile": "Every command; `make` alone prints them.",
     "pyproject.toml": "Dependencies by lower bound, and the settings of ruff, mypy and pytest.",
+    "deploy/SECURITY.md": "TLS, passwords, keys and limits, each with an example that a test runs.",
     "deploy/constraints.txt": "The exact versions that `make` installs.",
     "docker-compose.yml": "The whole system in containers; its header explains the layers.",
     ".env": "Versions, ports and sizes for Compose.",

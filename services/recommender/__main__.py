@@ -12,22 +12,26 @@ from collections.abc import Sequence
 import torch
 from pydantic import ValidationError
 
+from services.recommender.api_keys import keys_of_setting
 from services.recommender.app import Parts, build_app
 from services.recommender.batch import BatchRanker
 from services.recommender.cache import RankingCache
+from services.recommender.connections import ConnectionLimits
 from services.recommender.console.engagement import EngagementHistory
 from services.recommender.console.live import Live
 from services.recommender.console.view import Console, Watches
 from services.recommender.console.watch import TURN_S, JournalWatch, PresenceWatch, StreamWatch
 from services.recommender.emitter import Emitter, EmitterOptions
 from services.recommender.forget import Forgetter, TopicNames
-from services.recommender.http_server import Door, http_server
+from services.recommender.guard import HttpRules
+from services.recommender.http_server import Keys, http_server
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.new_items import Folding
 from services.recommender.outbox import Outbox
 from services.recommender.popular import TrendingView
 from services.recommender.queries import Ids
 from services.recommender.ranker import Ranker
+from services.recommender.rate_limit import RateLimit
 from services.recommender.readiness import Readiness
 from services.recommender.recommendations import Recommendations
 from services.recommender.serving import Serving
@@ -50,9 +54,11 @@ from shared.adapters.settings import (
     RecommenderSettings,
     RedisSettings,
     RegistrySettings,
+    listed,
 )
 from shared.adapters.stream_end import KafkaStreamEnd
 from shared.adapters.topic_tail import KafkaTopicTail
+from shared.adapters.watched_file import WatchedFile
 from shared.core.errors import SettingsInvalid
 from shared.model.inference import InferenceModel
 
@@ -77,7 +83,7 @@ class System:
         trending: ConsumerSettings,
     ) -> None:
         self.metrics = RecommenderMetrics()
-        self.door = Door(http, self.metrics)
+        self.keys = _keys(http, self.metrics)
         # A request waits no longer than its deadline, so neither does a question to Redis.
         redis_timeout_s = min(redis.redis_timeout_s, settings.rank_deadline_ms / 1000)
         self.store = RedisStateStore(redis.model_copy(update={"redis_timeout_s": redis_timeout_s}))
@@ -144,7 +150,7 @@ class System:
             events.rules(),
             kafka.topic_interactions,
             self.metrics,
-            self.door.rules,
+            _rules(http, self.keys),
             users=UserViews(self.store, lambda: self.ranker.serving, registry),
             console=self._console(settings, kafka, redis, trending.consumer_group, registry),
         )
@@ -182,7 +188,7 @@ class System:
 
     def _notes(self) -> dict[str, object]:
         serving = self.ranker.serving
-        keys = {"api_keys": self.door.problem} if self.door.problem else {}
+        keys = {"api_keys": self.keys.problem} if self.keys.problem else {}
         return {
             **keys,
             "model": serving.model.version if serving else "none published yet: rankings are trending",
@@ -191,7 +197,7 @@ class System:
         }
 
     def start(self) -> None:
-        """Start all threads but the door's; the model is loaded when this returns, if there is one."""
+        """Start all threads but the keys'; the model is loaded when this returns, if there is one."""
         self.watch.start()
         self.ranker.start()
         self.trending.start()
@@ -212,7 +218,7 @@ class System:
         self.trending.stop()
         self.watch.stop()
         self.ranker.stop()
-        self.door.stop()
+        self.keys.stop()
         self.readiness.close()
         self.topics.close()
         self.probes.close()
@@ -222,6 +228,25 @@ class System:
 def _load(registry: FileModelRegistry, version: str) -> InferenceModel:
     stored = registry.load(version)
     return InferenceModel(version, stored.manifest.fingerprint, stored.items, stored.weights)
+
+
+def _keys(http: HttpSettings, metrics: RecommenderMetrics) -> Keys:
+    path = http.http_api_keys_file
+    file = WatchedFile(path, "HTTP_API_KEYS_FILE") if path else None
+    return Keys(keys_of_setting(http.http_api_keys.get_secret_value()), file, metrics)
+
+
+def _rules(http: HttpSettings, keys: Keys) -> HttpRules:
+    burst = http.http_rate_burst or max(1, round(2 * http.http_rate_per_s))
+    rate = RateLimit(http.http_rate_per_s, burst) if http.http_rate_per_s else None
+    return HttpRules(
+        keys.ring,
+        rate,
+        http.http_public_metrics,
+        http.http_max_requests,
+        http.http_max_body_bytes,
+        http.http_body_timeout_s,
+    )
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -240,11 +265,13 @@ def main(arguments: Sequence[str] = ()) -> int:
     sys.setswitchinterval(0.00005)
     try:
         system = System(settings, http, kafka, redis, registry, events, trending)
-        system.door.start()
+        system.keys.start()
     except SettingsInvalid as error:
         log.critical("settings: %s", error)
         return 2
-    server = http_server(build_app(system.parts), http, system.metrics)
+    limits = ConnectionLimits(http.http_max_connections, http.http_max_header_bytes, http.http_header_timeout_s)
+    trusted = listed(http.http_trusted_proxies)
+    server = http_server(build_app(system.parts), http.http_host, http.http_port, limits, trusted, system.metrics)
     # uvicorn raises the signal that ended it once more when it is done: then ours only notes it, and the rest stops.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: log.info("stopping", extra={"signal": received}))

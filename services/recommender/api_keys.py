@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from shared.adapters.settings_base import read_secret
 from shared.core.errors import SettingsInvalid
 
 log = logging.getLogger(__name__)
@@ -89,16 +87,31 @@ def _key(name: str, scopes: frozenset[str], text: str) -> ApiKey:
     return ApiKey(name, scopes, digest)
 
 
+class KeyFile(Protocol):
+    """Where the keys stand."""
+
+    def stamp(self) -> tuple[int, ...]:
+        """Another one when the content changed."""
+
+    def read(self) -> str:
+        """The text. Raises SettingsInvalid."""
+
+
 class KeyFileWatch:
     """Reads the file anew when it changes, in a thread. A damaged one leaves the keys as they were, and is told of."""
 
     def __init__(
-        self, ring: KeyRing, fixed: Sequence[ApiKey], path: str, on_look: Callable[[bool], None], every_s: float = 0.5
+        self,
+        ring: KeyRing,
+        fixed: Sequence[ApiKey],
+        file: KeyFile,
+        on_look: Callable[[bool], None],
+        every_s: float = 0.5,
     ) -> None:
         """fixed: keys that always count. on_look: told True after a good reading, False after a bad one."""
         self._ring = ring
         self._fixed = tuple(fixed)
-        self._path = path
+        self._file = file
         self._on_look = on_look
         self._every_s = every_s
         self._seen: tuple[int, ...] | None = None
@@ -108,7 +121,7 @@ class KeyFileWatch:
 
     def start(self) -> None:
         """Read the file now, then watch it. Raises SettingsInvalid for a bad one: nothing is open by mistake."""
-        self._seen = self._stamp()
+        self._seen = self._file.stamp()
         self._read()
         self._thread.start()
 
@@ -120,7 +133,7 @@ class KeyFileWatch:
 
     def look(self) -> None:
         """Read the file if it changed since the last look. Never raises SettingsInvalid: see ``problem``."""
-        stamp = self._stamp()
+        stamp = self._file.stamp()
         if stamp == self._seen:
             return
         self._seen = stamp
@@ -131,16 +144,8 @@ class KeyFileWatch:
             self._on_look(False)
             log.error("the API keys stay as they were: %s", error)
 
-    def _stamp(self) -> tuple[int, ...]:
-        """Changes with the content. Of a link, such as Kubernetes' to a secret, what it points to."""
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return ()
-        return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
     def _read(self) -> None:
-        keys = keys_of_file(read_secret(self._path, _SETTING))
+        keys = keys_of_file(self._file.read())
         self._ring.keys = (*self._fixed, *keys)
         self.problem = None
         self._on_look(True)

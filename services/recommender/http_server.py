@@ -1,49 +1,37 @@
-"""The HTTP server from its settings: who may come in, what a connection may cost, uvicorn around the application."""
+"""The HTTP server: who may come in, what a connection may cost, uvicorn around the application."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import uvicorn
 
-from services.recommender.api_keys import KeyFileWatch, KeyRing, keys_of_setting
+from services.recommender.api_keys import ApiKey, KeyFile, KeyFileWatch, KeyRing
 from services.recommender.connections import ConnectionLimits, limited_protocol
-from services.recommender.guard import App, HttpRules
+from services.recommender.guard import App
 from services.recommender.metrics import RecommenderMetrics
-from services.recommender.rate_limit import RateLimit
-from shared.adapters.settings import HttpSettings, listed
 
 
-class Door:
-    """The rules for callers, kept up to date while started."""
+class Keys:
+    """Those of the setting, and those of the file, if there is one, kept up to date while started."""
 
-    def __init__(self, settings: HttpSettings, metrics: RecommenderMetrics) -> None:
-        fixed = keys_of_setting(settings.http_api_keys.get_secret_value())
-        ring = KeyRing(fixed, needed=bool(fixed or settings.http_api_keys_file))
-        burst = settings.http_rate_burst or max(1, round(2 * settings.http_rate_per_s))
-        self.rules = HttpRules(
-            ring,
-            RateLimit(settings.http_rate_per_s, burst) if settings.http_rate_per_s else None,
-            settings.http_public_metrics,
-            settings.http_max_requests,
-            settings.http_max_body_bytes,
-            settings.http_body_timeout_s,
-        )
-        self._watch: KeyFileWatch | None = None
+    def __init__(self, fixed: Sequence[ApiKey], file: KeyFile | None, metrics: RecommenderMetrics) -> None:
+        self.ring = ring = KeyRing(fixed, needed=bool(fixed or file))
 
         def looked(good: bool) -> None:
             metrics.key_file.labels("ok" if good else "damaged").inc()
             metrics.api_keys.set(len(ring.keys))
 
         metrics.api_keys.set(len(fixed))
-        if settings.http_api_keys_file:
-            self._watch = KeyFileWatch(ring, fixed, settings.http_api_keys_file, looked)
+        self._watch = KeyFileWatch(ring, fixed, file, looked) if file is not None else None
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the file of keys, None if nothing is."""
+        """What is wrong with the file, None if nothing is."""
         return self._watch.problem if self._watch is not None else None
 
     def start(self) -> None:
-        """Raises SettingsInvalid where there is a file of keys that cannot be read."""
+        """Raises SettingsInvalid where there is a file and it cannot be read."""
         if self._watch is not None:
             self._watch.start()
 
@@ -53,17 +41,15 @@ class Door:
             self._watch.stop()
 
 
-def http_server(app: App, settings: HttpSettings, metrics: RecommenderMetrics) -> uvicorn.Server:
-    """uvicorn, not started yet."""
-    limits = ConnectionLimits(
-        settings.http_max_connections, settings.http_max_header_bytes, settings.http_header_timeout_s
-    )
-    trusted = listed(settings.http_trusted_proxies)
+def http_server(
+    app: App, host: str, port: int, limits: ConnectionLimits, trusted: Sequence[str], metrics: RecommenderMetrics
+) -> uvicorn.Server:
+    """uvicorn, not started yet. trusted: proxies whose X-Forwarded-For is believed."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            host=settings.http_host,
-            port=settings.http_port,
+            host=host,
+            port=port,
             http=limited_protocol(limits, lambda reason: metrics.rejected.labels(reason).inc()),
             ws="none",
             lifespan="off",

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
-from services.recommender.http_server import Door, http_server
-from shared.adapters.settings import HttpSettings
+from services.recommender.__main__ import _rules
+from services.recommender.connections import ConnectionLimits
+from services.recommender.http_server import Keys, http_server
+from services.recommender.metrics import RecommenderMetrics
+from shared.adapters.settings import HttpSettings, listed
 from tests.security_examples import example, settings_of
 from tests.servers import free_port, until
 from tests.unit.recommender_twins import Twin
@@ -24,12 +28,13 @@ class Served:
 
     def __init__(self, **settings: object) -> None:
         http = HttpSettings(http_host="127.0.0.1", http_port=free_port(), **settings)  # type: ignore[arg-type]
-        self.twin = Twin()
-        self.twin.stop()
-        self.twin = Twin(http=Door(http, self.twin.metrics).rules)
+        keys = Keys((), None, RecommenderMetrics(CollectorRegistry()))
+        self.twin = Twin(http=_rules(http, keys))
         self.port = http.http_port
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = http_server(self.twin.app, http, self.twin.metrics)
+        limits = ConnectionLimits(http.http_max_connections, http.http_max_header_bytes, http.http_header_timeout_s)
+        trusted = listed(http.http_trusted_proxies)
+        self._server = http_server(self.twin.app, http.http_host, self.port, limits, trusted, self.twin.metrics)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
         until(lambda: self._server.started, 20, "the server")

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from services.recommender.api_keys import KeyFileWatch, KeyRing, keys_of_file, keys_of_setting
 from services.recommender.guard import Guard, HttpRules
-from services.recommender.http_server import Door
+from services.recommender.http_server import Keys
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.rate_limit import RateLimit, network_of
-from shared.adapters.settings import HttpSettings
+from shared.adapters.watched_file import WatchedFile
 from shared.core.errors import SettingsInvalid
 from tests.servers import until
 from tests.unit.recommender_twins import Twin
@@ -111,9 +111,9 @@ def test_the_file_is_read_anew_and_a_damaged_one_changes_nothing(tmp_path: Path,
     path = tmp_path / "keys"
     path.write_text("first-key-long-enough")
     metrics = RecommenderMetrics(CollectorRegistry())
-    door = Door(HttpSettings(http_api_keys="key-of-the-setting", http_api_keys_file=str(path)), metrics)
+    door = Keys(keys_of_setting("key-of-the-setting"), WatchedFile(str(path), "HTTP_API_KEYS_FILE"), metrics)
     door.start()
-    keys = door.rules.keys
+    keys = door.ring
 
     def known(key: str) -> bool:
         return keys.find(key.encode()) is not None
@@ -144,7 +144,7 @@ def test_a_link_that_is_turned_is_a_change(tmp_path: Path):
     link = tmp_path / "keys"
     link.symlink_to("one")
     ring = KeyRing((), needed=True)
-    watch = KeyFileWatch(ring, (), str(link), lambda good: None)
+    watch = KeyFileWatch(ring, (), WatchedFile(str(link), ""), lambda good: None)
     watch.start()
     link.unlink()
     link.symlink_to("two")
@@ -154,9 +154,11 @@ def test_a_link_that_is_turned_is_a_change(tmp_path: Path):
 
 
 def test_without_its_file_the_server_does_not_start_open(tmp_path: Path):
-    settings = HttpSettings(http_api_keys_file=str(tmp_path / "missing"))
+    missing = WatchedFile(str(tmp_path / "missing"), "HTTP_API_KEYS_FILE")
+    keys = Keys((), missing, RecommenderMetrics(CollectorRegistry()))
+    assert keys.ring.needed
     with pytest.raises(SettingsInvalid, match="HTTP_API_KEYS_FILE"):
-        Door(settings, RecommenderMetrics(CollectorRegistry())).start()
+        keys.start()
 
 
 def test_a_short_key_is_warned_of(caplog: pytest.LogCaptureFixture):
