@@ -125,7 +125,14 @@ def main() -> int:
     source = _patiently(lambda: KafkaInteractionSource(kafka, consumer), status, stop)
     if publisher is not None and source is not None:
         rate = SampleRate(engaging.engagement_max_per_s, engaging.engagement_cpu_share)
-        offers = OfferBook(consumer.trending_half_life_s, consumer.fold_in_min, consumer.fold_in_items)
+        offers = OfferBook(
+            consumer.trending_half_life_s,
+            consumer.fold_in_min,
+            consumer.fold_in_items,
+            consumer.popularity_half_life_s,
+            consumer.trending_items,
+            consumer.popularity_refresh_s,
+        )
         engagement = Engagement(rate, kafka.topic_engagement, metrics, offers)
         engagement.start()
         batches = BatchProcessor(
@@ -141,7 +148,12 @@ def main() -> int:
             fold_in=consumer.fold_in_items > 0,
         )
         partitions = Partitions(
-            source, store, consumer.trending_half_life_s, consumer.trending_items, consumer.fold_in_items
+            source,
+            store,
+            consumer.trending_half_life_s,
+            consumer.trending_items,
+            consumer.fold_in_items,
+            consumer.popularity_half_life_s,
         )
         status.service = ConsumerService(
             source,

@@ -91,14 +91,22 @@ class BatchProcessor:
         spans = {n: Span(owned[n], n, owned[n].next_offset, batch[-1].offset + 1) for n, batch in mine.items()}
         for number, span in spans.items():
             owned[number].next_offset = span.end
-        for event in decoded.events:
-            if not event.dismissed_until:
-                owned[event.partition].trending.add(event.item_id, event.ts)
+        self._count(owned, decoded.events)
         if self._fold_in and model is not None:
             choices = [*stored.choices, *fresh_choices(stored.moments)]
             fold(owned, mine, choices, stored.moments, model.fingerprint)
         self._score(Lot(spans, model, offers), stored, decoded)
         self._observe(mine, decoded.events)
+
+    def _count(self, owned: Mapping[int, Partition], events: Sequence[Placed]) -> None:
+        """What is popular, for long and now. An event from the future is of now: it would outweigh all others."""
+        now = int(self._clock() * 1000)
+        for event in events:
+            if not event.dismissed_until:
+                part = owned[event.partition]
+                part.trending.add(event.item_id, event.ts)
+                if part.recent is not None:
+                    part.recent.add(event.item_id, min(event.ts, now))
 
     def _lap(self, stage: str, started: float) -> None:
         self._stages[stage].observe(time.perf_counter() - started)

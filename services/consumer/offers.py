@@ -7,14 +7,22 @@ that came after training. Engagement has to rank by it too, or it would take for
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+import numpy as np
+import torch
 
 from services.consumer.partitions import Partition
 from shared.core.progress import Folded
 from shared.core.trending import Trending
 from shared.model.fold_in import Bases, Rows, merged
 from shared.model.inference import InferenceModel
+from shared.model.popularity import bias_now
+
+_REST = 200
+"""The next bias waits so many times as long as the last one took, at least: half a percent of a core."""
 
 _POPULAR = 200
 """Trending items looked at: a ranking of 20, and as many as a user can have dismissed."""
@@ -28,11 +36,19 @@ class NewRows(NamedTuple):
     places: Mapping[str, int]
 
 
+class Bias(NamedTuple):
+    """What is popular now, for the model with this fingerprint. extra: (I,) beside its own bias."""
+
+    fingerprint: int
+    extra: torch.Tensor
+
+
 class Offers(NamedTuple):
     """At one time. popular: item -> place among the trending ones, from 0."""
 
     popular: Mapping[str, int] = {}
     new: NewRows | None = None
+    bias: Bias | None = None
 
 
 class _Sums(NamedTuple):
@@ -44,10 +60,36 @@ class _Sums(NamedTuple):
     shares: Mapping[str, float]
 
 
-class OfferBook:
-    """The commit takes the sums, which is quick; the scoring thread makes the rows."""
+class _Now(NamedTuple):
+    """What a bias is to be made of."""
 
-    def __init__(self, half_life_s: float, fold_in_min: int = 1, fold_in_items: int = 0) -> None:
+    fingerprint: int
+    typical: list[bytes]
+    recent: Trending
+
+
+class OfferBook:
+    """The commit takes the sums, which is quick; the scoring thread makes the rows and the bias."""
+
+    def __init__(
+        self,
+        half_life_s: float,
+        fold_in_min: int = 1,
+        fold_in_items: int = 0,
+        popularity_half_life_s: float = 0.0,
+        keep: int = 1000,
+        refresh_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """popularity_half_life_s: of what is popular now, 0: it is no bias; keep: items counted in each partition;
+        refresh_s: from one bias to the next, at least."""
+        self._popularity_half_life_s = popularity_half_life_s
+        self._keep = keep
+        self._refresh_s = refresh_s
+        self._clock = clock
+        self._now: _Now | None = None
+        self._due = 0.0
+        self._bias: Bias | None = None
         self._half_life_s = half_life_s
         self._fold_in_min = fold_in_min
         self._fold_in_items = fold_in_items
@@ -59,10 +101,11 @@ class OfferBook:
     @property
     def current(self) -> Offers:
         """What is offered now."""
-        return Offers(self._popular, self._new)
+        return Offers(self._popular, self._new, self._bias)
 
     def look(self, owned: Mapping[int, Partition], cold: bool) -> None:
         """Take what these partitions know. cold: whether users without a state were about."""
+        self._look_at_now(owned)
         sums = [(part.folding.fingerprint, part.folding) for part in owned.values() if len(part.folding)]
         if not cold and not sums:
             self._sums = self._new = None
@@ -74,11 +117,45 @@ class OfferBook:
             counts.merge(landmark, weights if sums else weights[:_POPULAR], part.trending.total)
         self._popular = {item: place for place, (item, _) in enumerate(counts.top(_POPULAR))}
         if sums:
+            now = self._recent(owned)
+            counts = now if now is not None and now.total else counts
             fingerprint = sums[0][0]
             folded = [one for made_by, part in sums if made_by == fingerprint for one in part.snapshot()]
             typical = [state for made_by, part in sums if made_by == fingerprint for state in part.typical]
             names = list(dict.fromkeys(one.item_id for one in folded))
             self._sums = _Sums(fingerprint, folded, typical, dict(zip(names, counts.shares(names), strict=True)))
+
+    def _recent(self, owned: Mapping[int, Partition]) -> Trending | None:
+        """What is popular now in these partitions, as it was saved a moment ago; None where it is not counted."""
+        if not self._popularity_half_life_s:
+            return None
+        counts = Trending(self._popularity_half_life_s, self._keep)
+        for part in owned.values():
+            if part.recent is not None:
+                landmark, weights = part.recent.last if part.recent.last[1] else part.recent.snapshot()
+                counts.merge(landmark, weights, part.recent.total, part.recent.newest)
+        return counts
+
+    def _look_at_now(self, owned: Mapping[int, Partition]) -> None:
+        fingerprint = max((part.folding.fingerprint for part in owned.values()), default=0)
+        known = self._bias is not None and self._bias.fingerprint == fingerprint
+        if not fingerprint or (known and self._clock() < self._due):
+            return
+        recent = self._recent(owned)
+        if recent is not None:
+            ours = [part.folding for part in owned.values() if part.folding.fingerprint == fingerprint]
+            self._now = _Now(fingerprint, [state for folding in ours for state in folding.typical], recent)
+
+    def make_bias(self, model: InferenceModel) -> None:
+        """The bias of what is popular now, if that was looked at since; called where there is time for it."""
+        now, self._now = self._now, None
+        if now is None or now.fingerprint != model.fingerprint:
+            return
+        began = time.perf_counter()
+        extra = bias_now(model, now.typical, now.recent, self._keep)
+        zeros = np.zeros(len(model.items), np.float32)
+        self._bias = Bias(model.fingerprint, torch.from_numpy(zeros if extra is None else extra))
+        self._due = self._clock() + max(self._refresh_s, _REST * (time.perf_counter() - began))
 
     def make_rows(self, model: InferenceModel) -> None:
         """Rows from the sums last taken, if they are of this model; called where there is time for it."""

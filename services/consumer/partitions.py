@@ -27,6 +27,8 @@ class Partition:
     saved: int
     incarnation: int
     folding: FoldIn
+    recent: Trending | None = None
+    """As ``trending``, of what is popular now; None: not counted."""
 
 
 class Partitions:
@@ -36,13 +38,21 @@ class Partitions:
     """
 
     def __init__(
-        self, source: InteractionSource, store: StateStore, half_life_s: float, keep: int, fold_items: int = 0
+        self,
+        source: InteractionSource,
+        store: StateStore,
+        half_life_s: float,
+        keep: int,
+        fold_items: int = 0,
+        popularity_half_life_s: float = 0.0,
     ) -> None:
+        """popularity_half_life_s: of what is popular now; 0: it is not counted."""
         self._source = source
         self._store = store
         self._half_life_s = half_life_s
         self._keep = keep
         self._fold_items = fold_items
+        self._popularity_half_life_s = popularity_half_life_s
         self._server = ""
         self._life = ""
         self.owned: dict[int, Partition] = {}
@@ -75,6 +85,7 @@ class Partitions:
         place = {"topic": self._source.topic, "partition": number}
         progress = Progress(life, 0, first, 0, [])
         trending = Trending(self._half_life_s, self._keep)
+        recent = Trending(self._popularity_half_life_s, self._keep) if self._popularity_half_life_s else None
         folding = FoldIn(self._fold_items, self._half_life_s)
         if value is not None:
             try:
@@ -83,12 +94,14 @@ class Partitions:
                 log.error("stored progress is damaged, the partition is read from its start: %s", error, extra=place)
             else:
                 trending.merge(known.landmark, known.weights, known.total)
+                if recent is not None:
+                    recent.merge(known.recent_landmark, known.recent, known.recent_total, known.recent_ts)
                 folding.restore(known.fingerprint, known.folded, known.typical)
                 progress = self._continue(known, life, first, end, place)
         log.info("partition taken over", extra={**place, "offset": progress.next_offset, "end": end})
         return Partition(
             progress, token_of(value), trending, progress.next_offset, progress.next_offset,
-            progress.incarnation_id(), folding,
+            progress.incarnation_id(), folding, recent,
         )  # fmt: skip
 
     def _continue(self, known: Progress, life: str, first: int, end: int, place: dict[str, object]) -> Progress:
@@ -142,10 +155,12 @@ class Partitions:
 
     def _progress(self, part: Partition) -> Progress:
         landmark, weights = part.trending.snapshot()
-        known, folding = part.progress, part.folding
+        known, folding, recent = part.progress, part.folding, part.recent
+        now, popular = recent.snapshot() if recent is not None else (0, [])
         return Progress(
             known.incarnation, known.generation, part.next_offset, landmark, weights, part.trending.total,
             folding.fingerprint, folding.snapshot(), folding.typical,
+            now, popular, *((recent.total, recent.newest) if recent is not None else (0.0, 0)),
         )  # fmt: skip
 
     def save(self) -> dict[int, int]:

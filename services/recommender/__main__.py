@@ -29,6 +29,7 @@ from services.recommender.metrics import RecommenderMetrics
 from services.recommender.new_items import Folding
 from services.recommender.outbox import Outbox
 from services.recommender.popular import TrendingView
+from services.recommender.popular_now import PopularNow
 from services.recommender.queries import Ids
 from services.recommender.ranker import Ranker
 from services.recommender.rate_limit import RateLimit
@@ -60,6 +61,8 @@ from shared.adapters.stream_end import KafkaStreamEnd
 from shared.adapters.topic_tail import KafkaTopicTail
 from shared.adapters.watched_file import WatchedFile
 from shared.core.errors import SettingsInvalid
+from shared.core.progress import Progress
+from shared.core.trending import Trending
 from shared.model.inference import InferenceModel
 
 log = logging.getLogger("driftwood.recommender")
@@ -89,6 +92,20 @@ class System:
         self.store = RedisStateStore(redis.model_copy(update={"redis_timeout_s": redis_timeout_s}))
         self.topics = Topics(TopicAdmin(kafka), OffsetReader(kafka))
         self.probes = Topics(TopicAdmin(kafka), OffsetReader(kafka))  # /readyz waits for nobody
+        self.folding = Folding(
+            lambda: self.ranker.serving,
+            trending.fold_in_min,
+            trending.fold_in_items,
+            self.metrics,
+            trending.popularity_half_life_s,
+        )
+        self.popular_now = PopularNow(
+            lambda: self.ranker.serving,
+            trending.popularity_half_life_s,
+            trending.trending_items,
+            trending.popularity_refresh_s,
+            self.metrics,
+        )
         self.trending = TrendingView(
             self.store,
             kafka.topic_interactions,
@@ -96,7 +113,7 @@ class System:
             trending.trending_half_life_s,
             trending.trending_items,
             settings.trending_refresh_ms / 1000,
-            Folding(lambda: self.ranker.serving, trending.fold_in_min, trending.fold_in_items, self.metrics).update,
+            self._look,
         )
         batches = BatchRanker(
             self.store, lambda: self.trending.current, RankingCache(settings.rank_cache_users), self.metrics
@@ -178,6 +195,10 @@ class System:
             JournalWatch(registry),
         )
         return Console(watches, live, history, recent, lambda: self.ranker.serving, lambda: self.watch.problem, TURN_S)
+
+    def _look(self, progresses: Sequence[Progress], counts: Trending) -> None:
+        self.folding.update(progresses, counts)
+        self.popular_now.update(progresses)
 
     def _adopt(self, model: InferenceModel) -> None:
         serving = Serving(model)

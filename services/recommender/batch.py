@@ -21,6 +21,7 @@ from shared.core.ports import StateStore
 from shared.core.ranking import STRATEGY_GRU, STRATEGY_TRENDING
 from shared.core.state import TOKEN_BYTES
 from shared.model.inference import Hidden, InferenceModel
+from shared.model.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,11 @@ class BatchRanker:
     def rank(self, queries: Sequence[Query]) -> list[Outcome]:
         """An answer to each, in order. Unavailable: the state could not be read. None: not finished, ask again."""
         serving = self.serving
+        scorer = serving.scorer if serving is not None else None
         new_items = serving.new_items if serving is not None else NO_NEW_ITEMS
         asks, failure = self._read(queries)
-        if serving is not None:
-            self._find(serving, new_items, asks)
+        if serving is not None and scorer is not None:
+            self._find(serving, scorer, new_items, asks)
         outcomes: list[Outcome] = []
         for ask in asks:
             if ask.subject is None:
@@ -93,9 +95,10 @@ class BatchRanker:
             self._stages["read"].observe(time.perf_counter() - started)
         return [Ask(q, Subject() if q.user_id is None else by_user.get(q.user_id)) for q in queries], failure
 
-    def _find(self, serving: Serving, new_items: NewItems, asks: Sequence[Ask]) -> None:
+    def _find(self, serving: Serving, scorer: Scorer, new_items: NewItems, asks: Sequence[Ask]) -> None:
         """Give an entry with enough items to each subject of which the model knows something."""
         model = serving.model
+        made_by = model.fingerprint, scorer.number
         most = len(model.items) - (not model.repeats)  # without the current item, where none repeats
         missing: dict[int, tuple[Query, Subject]] = {}
         hits = 0
@@ -104,7 +107,7 @@ class BatchRanker:
             if subject is None:
                 continue
             if query.user_id is not None and subject.value is not None and subject.entry is None:
-                subject.entry = self._cache.get(query.user_id, subject.value[:TOKEN_BYTES], model.fingerprint)
+                subject.entry = self._cache.get(query.user_id, subject.value[:TOKEN_BYTES], made_by)
             dismissed = self._states.dismissed(query, subject)
             if dismissed or query.exclude or query.exclude_seen:
                 left_out = [*self._states.left_out(query, subject), *dismissed]
@@ -125,7 +128,7 @@ class BatchRanker:
         self._hits.inc(hits)
         if missing:
             self._misses.inc(len(missing))
-            self._compute(serving, list(missing.values()))
+            self._compute(scorer, list(missing.values()))
 
     def _prepare(self, model: InferenceModel, query: Query, subject: Subject) -> bool:
         """Where the hidden state comes from; False where the model knows none of the items."""
@@ -154,22 +157,23 @@ class BatchRanker:
         query.progress = (model.fingerprint, done + SLICE, self._hidden(model, [subject]).tobytes())
         return True
 
-    def _compute(self, serving: Serving, missing: list[tuple[Query, Subject]]) -> None:
+    def _compute(self, scorer: Scorer, missing: list[tuple[Query, Subject]]) -> None:
         started = time.perf_counter()
-        hidden = self._hidden(serving.model, [subject for _, subject in missing])
+        model = scorer.model
+        hidden = self._hidden(model, [subject for _, subject in missing])
         made = time.perf_counter()
         self._stages["rebuild"].observe(made - started)
-        widened = serving.scorer.widened
-        barred = [self._current(serving.model, query, subject) for query, subject in missing]
-        tops = serving.scorer.rank(hidden, [subject.needed for _, subject in missing], barred)
-        self._metrics.widened.inc(serving.scorer.widened - widened)
+        widened = scorer.widened
+        barred = [self._current(model, query, subject) for query, subject in missing]
+        tops = scorer.rank(hidden, [subject.needed for _, subject in missing], barred)
+        self._metrics.widened.inc(scorer.widened - widened)
         for (query, subject), top, row in zip(missing, tops, hidden, strict=True):
             subject.hidden = row.tobytes()
             token = subject.value[:TOKEN_BYTES] if subject.value is not None else b""
             as_of = subject.state.last_ts if subject.state is not None else 0
             dismissed = subject.state.dismissed_items() if subject.state is not None else ()
             indexes = top.indexes.astype(np.int32)
-            subject.entry = Entry(token, serving.model.fingerprint, as_of, indexes, top.scores, dismissed)
+            subject.entry = Entry(token, (model.fingerprint, scorer.number), as_of, indexes, top.scores, dismissed)
             if query.user_id is not None and subject.needed <= 2 * CACHED_ITEMS:
                 self._cache.put(query.user_id, subject.entry)
         self._metrics.cached_users.set(len(self._cache))

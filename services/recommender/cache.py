@@ -13,7 +13,8 @@ class Entry(NamedTuple):
     """The best items for one state: nothing left out, best first. About 1 kB at 64 items."""
 
     token: bytes
-    fingerprint: int
+    made_by: tuple[int, int]
+    """The model's fingerprint, and the number of the bias that was added to its own (Scorer.number)."""
     as_of: int
     indexes: np.ndarray
     """(n,) int32"""
@@ -24,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class RankingCache:
-    """The ``size`` users asked for last. An entry holds for one token of the state and one model only."""
+    """The ``size`` users asked for last. An entry holds for one token of the state and one model and bias only."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -33,10 +34,10 @@ class RankingCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, user_id: str, token: bytes, fingerprint: int) -> Entry | None:
-        """The entry made from this very state by this very model."""
+    def get(self, user_id: str, token: bytes, made_by: tuple[int, int]) -> Entry | None:
+        """The entry made from this very state by this very model and bias."""
         entry = self._entries.get(user_id)
-        if entry is None or entry.token != token or entry.fingerprint != fingerprint:
+        if entry is None or entry.token != token or entry.made_by != made_by:
             return None
         self._entries.move_to_end(user_id)
         return entry

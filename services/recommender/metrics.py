@@ -48,6 +48,14 @@ class RecommenderMetrics:
         self.new_items = Gauge(
             "driftwood_new_items_ranked", "Items that came after training and are ranked by the model", registry=r
         )
+        self.popularity_bias = Gauge(
+            "driftwood_popularity_bias_max",
+            "Largest bias of an item by what is popular now",
+            registry=r,
+        )
+        self.popularity_seconds = Histogram(
+            "driftwood_popularity_seconds", "Time to make the bias for what is popular now", buckets=_STAGES, registry=r
+        )
         self.refused = Counter(
             "driftwood_rank_refused_total", "Requests not ranked, by the system at fault", ["why"], registry=r
         )

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from services.recommender.metrics import RecommenderMetrics
-from shared.core.progress import Progress
+from shared.core.progress import Progress, recent_counts
 from shared.core.trending import Trending
 from shared.model.fold_in import Rows, merged
 from shared.model.scorer import six_digits
@@ -71,8 +71,15 @@ class Folding:
     """
 
     def __init__(
-        self, serving: Callable[[], Serving | None], minimum: int, keep: int, metrics: RecommenderMetrics
+        self,
+        serving: Callable[[], Serving | None],
+        minimum: int,
+        keep: int,
+        metrics: RecommenderMetrics,
+        half_life_s: float = 0.0,
     ) -> None:
+        """half_life_s: of what is popular now, by which new items have their shares; 0: by what is trending."""
+        self._half_life_s = half_life_s
         self._serving = serving
         self._minimum = minimum
         self._keep = keep
@@ -99,6 +106,8 @@ class Folding:
         if basis is None or not self._keep:
             return NO_NEW_ITEMS
         names = [c.item_id for c in candidates]
+        if self._half_life_s and any(progress.recent for progress in progresses):
+            counts = recent_counts(progresses, self._half_life_s, len(names))
         shares = dict(zip(names, counts.shares(names), strict=True))
         best = heapq.nsmallest(self._keep, candidates, key=lambda c: (-shares[c.item_id], c.item_id))
         return NewItems.of(basis.rows(best, [shares[c.item_id] for c in best]))

@@ -23,6 +23,7 @@ class Serving:
     def __init__(self, model: InferenceModel) -> None:
         self.model = model
         self.scorer = Scorer(model)
+        """Replaced whole where what is popular now is a bias on the model's scores."""
         self.names = [msgspec.json.encode(item) for item in model.items]
         """Item ids as JSON, by index."""
         self.loaded_at = int(time.time() * 1000)

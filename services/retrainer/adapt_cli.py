@@ -3,7 +3,7 @@
 Four policies begin with the same model: never train again; train every fixed span; train when engagement drifts; and
 an oracle that trains every hour. Each later training is the services' own: warm from the last model, its catalogue
 grown, on the newest events. When drift is found and which new items are folded in is told by the services' settings
-(DRIFT_..., FOLD_IN_..., RECENT_ITEMS, TRENDING_HALF_LIFE_S).
+(DRIFT_..., FOLD_IN_..., RECENT_ITEMS, POPULARITY_HALF_LIFE_S).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, default=20_000, help="newest events that a training reads")
     parser.add_argument("--tune-epochs", type=int, default=TUNE_EPOCHS, help="epochs of each training but the first")
     parser.add_argument("--slice", type=float, default=120.0, metavar="S", help="of the log, tested together")
+    parser.add_argument("--score-every", type=int, default=1, metavar="N", help="rank one in N of the tested events")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="policies side by side")
     add_log_flags(parser, sequence="user")
     add_train_flags(parser)
@@ -110,7 +111,8 @@ def _rules(begin: int, args: argparse.Namespace) -> ReplayRules:
         recent=settings.recent_items,
         fold_min=settings.fold_in_min,
         fold_items=settings.fold_in_items,
-        half_life_s=settings.trending_half_life_s,
+        half_life_s=settings.popularity_half_life_s,
+        score_every=args.score_every,
     )
 
 

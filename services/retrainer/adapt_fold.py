@@ -16,7 +16,10 @@ from services.retrainer.adapt_states import Live
 from services.retrainer.adapt_stream import Ints, Stream
 from shared.model.fold_in import TYPICAL, TYPICAL_EVERY_MS, Bases, Candidate
 from shared.model.inference import InferenceModel
+from shared.model.popularity import STATES, log_ratios, shares_of, spread
 
+CORRECT_EVERY_MS = 240_000
+"""Of the log, from one bias of known items to the next. The services do it every ten seconds."""
 _RESCALE = 500.0
 """Half-lives after which decayed counts are brought down again: 2^500 is far from overflow, and so is its sum."""
 
@@ -28,11 +31,13 @@ class Shares:
         self._half_life_ms = half_life_ms
         self._weights = np.zeros(items)
         self._since: int | None = None
+        self._newest = 0
 
     def add(self, items: Ints, ts: Ints) -> None:
         """items (N,), ts (N,) in ms, rising."""
         if self._since is None:
             self._since = int(ts[0])
+        self._newest = max(self._newest, int(ts[-1]))
         ages = (ts - self._since) / self._half_life_ms
         if ages[-1] > _RESCALE:
             self._weights *= 2.0 ** -min(float(ages[-1]), 1000.0)
@@ -44,13 +49,22 @@ class Shares:
         found: Ints = self._weights[items] / self._weights.sum()
         return found
 
+    def counts(self, items: int) -> tuple[Ints, float]:
+        """Of the first so many items and of all: choices, each counted half after the half-life."""
+        if self._since is None:
+            return self._weights[:items], 0.0
+        unit = 2.0 ** ((self._newest - self._since) / self._half_life_ms)
+        return self._weights[:items] / unit, float(self._weights.sum()) / unit
+
 
 class FoldedItems:
-    """The rows to rank at a time: the model's own and, above its items, those folded in."""
+    """The rows to rank at a time: the model's own, biased by what is popular now, and, above its items, those folded
+    in."""
 
-    def __init__(self, stream: Stream, half_life_s: float, minimum: int, keep: int) -> None:
-        """minimum: choices after which an item is ranked; keep: items at once, those with the largest share."""
-        self._stream, self._minimum, self._keep = stream, minimum, keep
+    def __init__(self, stream: Stream, half_life_s: float, minimum: int, keep: int, correct: bool = True) -> None:
+        """half_life_s: of what is popular now; minimum: choices after which an item is ranked; keep: items at once,
+        those with the largest share; correct: whether popularity is a bias of known items too."""
+        self._stream, self._minimum, self._keep, self._correct = stream, minimum, keep, correct
         items = int(stream.seen[-1])
         self.shares = Shares(items, half_life_s * 1000.0)
         self._chosen = np.zeros(items, np.int64)
@@ -59,7 +73,9 @@ class FoldedItems:
     def swap(self, model: Live) -> None:
         """Begin anew: sums are of one model's states."""
         items = len(self._chosen)
-        self._model, self._bases = model, _bases_of(model)
+        self._model, self._inference = model, _inference(model)
+        self._bases = Bases(self._inference)
+        self._corrected_ms = 0
         self._typical: deque[bytes] = deque(maxlen=4 * TYPICAL)  # as of four partitions
         self._typical_ms = 0
         self._total = np.zeros((items, model.width))
@@ -92,9 +108,15 @@ class FoldedItems:
                 self._typical.append(state.half().numpy().tobytes())
                 self._typical_ms = ts
 
-    def catalogue(self, seen: int) -> Catalogue:
-        """What is ranked now, given that ``seen`` items have appeared."""
+    def catalogue(self, seen: int, now: int) -> Catalogue:
+        """What is ranked now (ms), given that ``seen`` items have appeared."""
         known = self._model.items
+        if self._correct and self._typical and now - self._corrected_ms >= CORRECT_EVERY_MS:
+            self._corrected_ms = now
+            chosen, total = self.shares.counts(known)
+            states = np.frombuffer(b"".join(spread(self._typical, STATES)), np.float16).reshape(-1, self._model.width)
+            ratios = log_ratios(chosen, total * shares_of(self._inference, states))
+            self._bias[:known] = self._model.bias + torch.from_numpy(ratios.astype(np.float32))
         self._bias[known:seen] = -torch.inf
         ready = known + np.flatnonzero(self._chosen[known:seen] >= self._minimum)
         if len(ready) > self._keep:
@@ -120,6 +142,5 @@ class FoldedItems:
         self._bias[at] = torch.from_numpy(rows.bias)
 
 
-def _bases_of(model: Live) -> Bases:
-    names = [str(number) for number in range(model.items)]
-    return Bases(InferenceModel("adapt", 0, names, model.weights))
+def _inference(model: Live) -> InferenceModel:
+    return InferenceModel("adapt", 0, [str(number) for number in range(model.items)], model.weights)

@@ -39,7 +39,10 @@ class ReplayRules:
     """Items that a state is rebuilt from after a swap"""
     fold_min: int = 5
     fold_items: int = 2000
-    half_life_s: float = 6 * 3600.0
+    half_life_s: float = 1200.0
+    """Of what is popular now"""
+    score_every: int = 1
+    """Of the tested events, one in so many is ranked"""
     least_new: int = 200
     """Events since the last training below which there is nothing to learn"""
 
@@ -118,7 +121,7 @@ def replay(
     learnt = rules.begin
     for begin, end in stream.slices(rules.begin, rules.slice_ms, rules.most):
         before = states.advance(begin, end)
-        found, times = _test(stream, begin, end, before, folded, states)
+        found, times = _test(stream, begin, end, before, folded, states, rules.score_every)
         outcome.curve.add((times - began) // HOUR_MS, found)
         folded.observe(begin, end, before)
         now = int(stream.ts[end - 1])
@@ -135,11 +138,12 @@ def replay(
 
 
 def _test(
-    stream: Stream, begin: int, end: int, before: torch.Tensor, folded: FoldedItems, states: States
+    stream: Stream, begin: int, end: int, before: torch.Tensor, folded: FoldedItems, states: States, every: int
 ) -> tuple[Ranks, Ints]:
     """(ranks (T,), times (T,)) of the tested events of a slice, ranked by what was known before it."""
     at = np.flatnonzero(stream.tested[begin:end])
-    catalogue = folded.catalogue(int(stream.seen[begin - 1]))
+    at = at[(begin + at) % every == 0]
+    catalogue = folded.catalogue(int(stream.seen[begin - 1]), int(stream.ts[begin - 1]))
     targets = torch.from_numpy(stream.items[begin:end][at].astype(np.int64))
     left_out = torch.from_numpy(states.current(begin + at))
     return ranks(catalogue, before[torch.from_numpy(at)], targets, left_out), stream.ts[begin:end][at]

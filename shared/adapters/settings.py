@@ -105,6 +105,12 @@ class ConsumerSettings(Settings):
     dismiss_s: int = Field(7 * 86400, ge=1, description="how long a dismissed item is not offered to that user")
     trending_half_life_s: float = Field(6 * 3600.0, gt=0)
     trending_items: int = Field(1000, ge=1, description="most popular items kept per partition")
+    popularity_half_life_s: float = Field(
+        1200.0,
+        ge=0,
+        description="of what is popular now, a bias on all rankings; 0: none",
+    )
+    popularity_refresh_s: float = Field(10.0, gt=0, description="how often rankings follow what is popular now")
     fold_in_min: int = Field(5, ge=1, description="times chosen, before a new item is ranked by the model")
     fold_in_items: int = Field(200, ge=0, description="new items ranked, and kept per partition, at most; 0: none")
     sweep_delay_s: float = Field(10.0, ge=0, description="from a new model to the sweep over old states")
@@ -181,9 +187,9 @@ class DriftSettings(Settings):
     train_auto: bool = Field(True, description="false: alarms are raised, and nothing is trained by itself")
     engagement_group: str = "driftwood-retrainer-engagement"
     drift_min_events: int = Field(1000, ge=32, description="scored events of a version before it can alarm")
-    drift_cooldown_s: float = Field(600.0, ge=0, description="between two alarms; doubles while nothing helps")
+    drift_cooldown_s: float = Field(3 * 3600.0, ge=0, description="between two alarms; doubles while nothing helps")
     drift_delta: float = Field(0.001, gt=0, lt=1, description="of ADWIN: smaller is surer and later")
-    drift_min_fall: float = Field(0.05, ge=0, lt=1, description="share of the hit rate lost, at least, for an alarm")
+    drift_min_fall: float = Field(0.15, ge=0, lt=1, description="share of the hit rate lost, at least, for an alarm")
     model_max_age_s: float = Field(
         7 * 86400.0, ge=0, description="an older model is trained anew; 0: never for its age"
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
 from shared.core.errors import StateDamaged
+from shared.core.trending import Trending
 
 _TOKEN = struct.Struct("<II")
 
@@ -36,7 +38,9 @@ class Progress(msgspec.Struct, array_like=True):
 
     total: decayed weight of all events, where ``weights`` holds only the most popular items; 0: not known.
     fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. typical: such states of users who did
-    anything, a few recent ones. Values stored before these existed are read as if they were empty.
+    anything, a few recent ones. recent, recent_landmark, recent_total: as weights, landmark and total, with a short
+    half-life: what is popular now; recent_ts: time of its newest event, ms since the epoch. Values stored before these
+    existed are read as if they were empty.
     """
 
     incarnation: str
@@ -48,10 +52,23 @@ class Progress(msgspec.Struct, array_like=True):
     fingerprint: int = 0
     folded: list[Folded] = []
     typical: list[bytes] = []
+    recent_landmark: int = 0
+    recent: list[tuple[str, float]] = []
+    recent_total: float = 0.0
+    recent_ts: int = 0
 
     def incarnation_id(self) -> int:
         """32 bits that stand for this life of the partition in users' states."""
         return zlib.crc32(f"{self.incarnation}/{self.generation}".encode())
+
+
+def recent_counts(progresses: Iterable[Progress], half_life_s: float, keep: int) -> Trending:
+    """What is popular now over all these partitions."""
+    counts = Trending(half_life_s, keep)
+    for progress in progresses:
+        if progress.recent:
+            counts.merge(progress.recent_landmark, progress.recent, progress.recent_total, progress.recent_ts)
+    return counts
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -26,6 +26,8 @@ class Trending:
         self._landmark = 0
         self._weights: dict[str, float] = {}
         self._total = 0.0
+        self.newest = 0
+        """Time of the newest event, ms since the epoch."""
         self.last: tuple[int, list[tuple[str, float]]] = (0, [])
         """What ``snapshot`` gave last."""
 
@@ -38,6 +40,8 @@ class Trending:
         """Count one event at ``ts`` (ms since the epoch)."""
         if not self._landmark:
             self._landmark = ts
+        if ts > self.newest:
+            self.newest = ts
         exponent = (ts - self._landmark) / self._half_life_ms
         if exponent > _SHIFT_AT:
             self._move_landmark(ts)
@@ -56,8 +60,10 @@ class Trending:
         self._total *= factor
         self._weights = {item: weight * factor for item, weight in self._weights.items() if weight * factor > 1e-30}
 
-    def merge(self, landmark: int, weights: Iterable[tuple[str, float]], total: float = 0.0) -> None:
-        """Add another's counts, as ``snapshot`` gives them, and its total; without one, that of the counts."""
+    def merge(self, landmark: int, weights: Iterable[tuple[str, float]], total: float = 0.0, newest: int = 0) -> None:
+        """Add another's counts, as ``snapshot`` gives them, its total (without one, that of the counts) and the time of
+        its newest event."""
+        self.newest = max(self.newest, newest)
         if landmark > self._landmark:
             if self._weights:
                 self._move_landmark(landmark)
@@ -83,6 +89,11 @@ class Trending:
         least = min(self._weights.values(), default=1.0)
         total = max(self._total, least)
         return [max(self._weights.get(item, least), 1e-30) / total for item in item_ids]
+
+    def counts(self) -> tuple[dict[str, float], float]:
+        """Choices of each item held, and of all items; those of the newest event's time count one each."""
+        unit = 2.0 ** max(-1000.0, (self.newest - self._landmark) / self._half_life_ms)
+        return {item: weight / unit for item, weight in self._weights.items()}, self._total / unit
 
     def snapshot(self) -> tuple[int, list[tuple[str, float]]]:
         """(landmark in ms, the most popular items): what is stored."""

@@ -37,9 +37,6 @@ PRIOR = 4.0
 RIDGE = 0.3
 """Of the states' mean square, added to each variance: directions in which they hardly differ tell nothing."""
 
-LEAD = 1.0
-"""Added to each bias: a new item's share has risen since the events that it is counted from, mostly."""
-
 TYPICAL = 64
 """States kept to tell what is typical, in each partition: 16 KB at width 128."""
 TYPICAL_EVERY_MS = 1000
@@ -201,7 +198,7 @@ class Basis:
             return Rows((), np.zeros((0, len(self.mean)), np.float32), np.zeros(0, np.float32))
         apart = np.stack([(c.mean - self.mean) * (c.states / (c.states + PRIOR)) for c in candidates])  # (N, D)
         embedding = apart @ self._precision
-        return Rows(items, embedding.astype(np.float32), (self.bias(embedding, shares) + LEAD).astype(np.float32))
+        return Rows(items, embedding.astype(np.float32), self.bias(embedding, shares).astype(np.float32))
 
     def bias(self, embedding: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         """(N,) at which each item's probability, averaged over typical states, is its share. embedding: (N, D)."""

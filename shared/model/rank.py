@@ -23,9 +23,10 @@ _CLOSE = 1e-6
 class Ranked:
     """What is ranked: a model's catalogue and, with indexes after it, rows of new items."""
 
-    def __init__(self, model: InferenceModel, new: Rows | None = None) -> None:
+    def __init__(self, model: InferenceModel, new: Rows | None = None, extra: torch.Tensor | None = None) -> None:
+        """extra: (I,) added to the model's own bias."""
         self._count = len(model.embedding)
-        self._tables = [(model.embedding, model.bias)]
+        self._tables = [(model.embedding, model.bias if extra is None else model.bias + extra)]
         if new is not None and new.items:
             self._tables.append((torch.from_numpy(new.embedding), torch.from_numpy(new.bias)))
 

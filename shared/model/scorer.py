@@ -8,6 +8,7 @@ answer is that of an exact search over the whole catalogue, and does not depend 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,8 +42,20 @@ class Scorer:
         self._catalogue = Catalogue(model.embedding, model.bias, precision)
         self._embedding = model.embedding.numpy()  # (I, D) float32
         self._bias = model.bias.double().numpy()  # (I,)
+        self.number = 0
+        """Of the bias that is added to the model's own, see ``with_bias``; 0: none."""
         self.widened = 0
         """How often the first margin was too narrow."""
+
+    def with_bias(self, extra: np.ndarray | None, number: int) -> Scorer:
+        """As this one, with (I,) float32 added to the model's own bias; None: nothing. number: what tells the rankings
+        by this bias from those by others."""
+        other = copy.copy(self)
+        bias = self.model.bias if extra is None else self.model.bias + torch.from_numpy(extra)
+        other._catalogue = self._catalogue.with_bias(bias)
+        other._bias = bias.double().numpy()
+        other.number, other.widened = number, 0
+        return other
 
     @property
     def precision(self) -> str:

@@ -171,12 +171,12 @@ def test_an_item_is_folded_in_after_enough_choices_and_never_more_than_the_limit
     before = torch.randn(400, 8, generator=torch.Generator().manual_seed(1))
     folded.observe(0, 400, before)
     counts = np.bincount(stream.items, minlength=int(stream.seen[-1]))
-    ready = torch.isfinite(folded.catalogue(len(counts)).bias)
+    ready = torch.isfinite(folded.catalogue(len(counts), int(stream.ts[-1])).bias)
     assert ready[:3].all()
     assert int(ready[3:].sum()) == 4
     assert all(counts[item] >= 6 for item in torch.nonzero(ready[3:])[:, 0].numpy() + 3)
     folded.swap(model)
-    assert int(torch.isfinite(folded.catalogue(len(counts)).bias).sum()) == 3
+    assert int(torch.isfinite(folded.catalogue(len(counts), int(stream.ts[-1])).bias).sum()) == 3
 
 
 def learning(epochs: int = 2) -> Learning:

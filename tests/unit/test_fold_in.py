@@ -15,7 +15,7 @@ from shared.core.progress import Folded, Progress, decode_progress, encode_progr
 from shared.model.config import ModelConfig, TrainConfig
 from shared.model.dataset import Sessions
 from shared.model.fit import fit
-from shared.model.fold_in import LEAD, TYPICAL, Bases, Basis, FoldIn, merged
+from shared.model.fold_in import TYPICAL, Bases, Basis, FoldIn, merged
 from shared.model.inference import InferenceModel
 
 GROUPS, PER_GROUP, NEW = 6, 10, 2
@@ -103,7 +103,7 @@ def test_new_items_are_hit_more_often_and_more_than_their_popularity_explains(tr
     none = np.zeros_like(rows.embedding)
     with_states = hits(trained, (rows.embedding, rows.bias), 3)
     popularity_only = hits(trained, (none, basis.bias(none, shares).astype(np.float32)), 3)
-    assert with_states > 0.35
+    assert with_states > 0.3
     assert with_states > 2 * popularity_only
 
 
@@ -114,7 +114,7 @@ def test_the_bias_gives_an_item_its_share_of_actions(trained):
     states = np.frombuffer(b"".join(typical_of(trained)), np.float16).reshape(-1, 16).astype(np.float32)
     known = states @ trained.embedding.numpy().T + trained.bias.numpy()
     norm = np.log(np.exp(known).sum(1, keepdims=True))
-    given_share = np.exp(states @ rows.embedding.T + rows.bias - LEAD - norm).mean(0)
+    given_share = np.exp(states @ rows.embedding.T + rows.bias - norm).mean(0)
     assert given_share == pytest.approx(shares, rel=1e-3)
 
 

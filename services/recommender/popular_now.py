@@ -1,0 +1,66 @@
+"""What is popular now as a bias on the model's items, made anew every few seconds."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+from services.recommender.metrics import RecommenderMetrics
+from services.recommender.serving import Serving
+from shared.core.progress import Progress, recent_counts
+from shared.model.popularity import bias_now
+
+_REST = 50
+"""The next bias waits so many times as long as the last one took, at least: for a large catalogue, less often."""
+
+_numbers = itertools.count(1)
+"""Of biases in this process: a ranking in memory is never taken for one of another bias."""
+
+
+class PopularNow:
+    """Gives the model in use a new bias every ``refresh_s``, where what was chosen lately has changed.
+
+    half_life_s: of what is popular now, 0: there is never a bias; keep: items counted in each partition.
+    """
+
+    def __init__(
+        self,
+        serving: Callable[[], Serving | None],
+        half_life_s: float,
+        keep: int,
+        refresh_s: float,
+        metrics: RecommenderMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._serving = serving
+        self._half_life_s = half_life_s
+        self._keep = keep
+        self._refresh_s = refresh_s
+        self._metrics = metrics
+        self._clock = clock
+        self._due = 0.0
+        self._done: tuple[Serving | None, tuple[int, ...]] = (None, ())
+
+    def update(self, progresses: Sequence[Progress]) -> None:
+        """Look at what consumers know; called about once a second."""
+        serving = self._serving()
+        if serving is None or not self._half_life_s:
+            return
+        held, seen = self._done
+        now, offsets = self._clock(), tuple(progress.next_offset for progress in progresses)
+        if serving is held and (now < self._due or offsets == seen):
+            return
+        ours = [progress for progress in progresses if progress.fingerprint == serving.model.fingerprint]
+        typical = [state for progress in ours for state in progress.typical]
+        if serving is not held and not typical:
+            return  # right after a swap: consumers have no states of this model yet
+        recent = recent_counts(progresses, self._half_life_s, self._keep)
+        began = time.perf_counter()
+        extra = bias_now(serving.model, typical, recent, self._keep)
+        if extra is not None or serving.scorer.number:
+            serving.scorer = serving.scorer.with_bias(extra, next(_numbers) if extra is not None else 0)
+        took = time.perf_counter() - began
+        self._metrics.popularity_bias.set(0.0 if extra is None else float(abs(extra).max()))
+        self._metrics.popularity_seconds.observe(took)
+        self._done, self._due = (serving, offsets), now + max(self._refresh_s, _REST * took)
