@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "no-dropout": ("inputs are kept whole", {"input_dropout": 0.0}),
     "more-dropout": ("hidden states are thinned as well", {"hidden_dropout": 0.25}),
     "uniform": ("negatives are drawn evenly", {"popularity_power": 0.0}),
+    "all-along": ("the last epochs learn all sessions, not the newest", {"newest": 1.0}),
     "no-fall": ("the learning rate stays high to the end", {"final_rate": 1.0}),
 }
 """Name -> what it says, and the settings of TrainConfig that it changes."""

@@ -51,7 +51,7 @@ def next_model(stream: Stream, end: int, learning: Learning, champion: Weights) 
     began = time.process_time()
     items = int(stream.seen[end - 1])
     config = learning.config
-    gentle = replace(config, epochs=learning.epochs, learning_rate=config.learning_rate * learning.rate)
+    gentle = replace(config, epochs=learning.epochs, newest=1.0, learning_rate=config.learning_rate * learning.rate)
     newest = stream.window(end, learning.window)
     start = warm_start(champion, newest, items, config.seed)
     weights = fit(gentle, newest, items, start=start).weights

@@ -75,7 +75,7 @@ def contest_config(config: TrainConfig, warm: bool, epochs: int, pairs: int) -> 
     needed = math.ceil(WARM_UPDATES * config.batch_events / max(1, pairs))
     rate = config.learning_rate * WARM_RATE
     chosen = epochs or min(MAX_EPOCHS, max(WARM_EPOCHS, needed))
-    return replace(config, epochs=chosen, patience=PATIENCE, learning_rate=rate)
+    return replace(config, epochs=chosen, patience=PATIENCE, learning_rate=rate, newest=1.0)
 
 
 def make_challenger(
@@ -145,7 +145,9 @@ def _tuned(contest: Contest, weights: Weights, budget: TimeBudget, report: Repor
     newest, config = contest.newest, contest.config
     learn = newest.to_learn()
     report.say(f"learning the newest {learn.pairs:,} pairs and {len(newest.catalogue) - newest.known:,} new items")
-    taught = replace(config, epochs=TUNE_EPOCHS, patience=0, learning_rate=TrainConfig().learning_rate * WARM_RATE)
+    taught = replace(
+        config, epochs=TUNE_EPOCHS, patience=0, newest=1.0, learning_rate=TrainConfig().learning_rate * WARM_RATE
+    )
     start = warm_start(weights, learn, len(newest.catalogue), config.seed)
     spent = budget.until(TUNE_UNTIL)
     tuned = fit(

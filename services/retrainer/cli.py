@@ -44,7 +44,7 @@ def add_log_flags(parser: argparse.ArgumentParser, sequence: str) -> None:
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """How to train; defaults and their reasons are in shared/model/config.py."""
-    parser.add_argument("--epochs", type=int, help="default: ten, more for a small log")
+    parser.add_argument("--epochs", type=int, help="default: twelve, more for a small log")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--width", type=int, help="hidden units")
     parser.add_argument(

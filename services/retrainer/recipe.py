@@ -118,7 +118,7 @@ class Run:
         self.report.say(f"learning the newest {newest.pairs:,} pairs and {new_items:,} new items")
         config = self.config
         rate = config.learning_rate * config.tune_rate
-        gentle = replace(config, epochs=config.tune_epochs, patience=0, learning_rate=rate)
+        gentle = replace(config, epochs=config.tune_epochs, patience=0, learning_rate=rate, newest=1.0)
         start = grow(weights, new_items, config.seed)
         items = len(start["item_embedding"])
         return fit(gentle, newest, items, start=start, on_progress=self.report.training, group=self.group).weights

@@ -54,6 +54,12 @@ class Sessions:
             dismissals = dismissals.moved(places)
         return Sessions(self.items[spans], starts, self.ended_at[positions], dismissals)
 
+    def newest(self, share: float) -> Ints:
+        """(n,) positions of the sessions that ended last, with this share of the pairs or a little more."""
+        order = np.argsort(-self.ended_at, kind="stable")
+        pairs = np.cumsum(np.maximum(self.lengths - 1, 0)[order])
+        return np.sort(order[: int(np.searchsorted(pairs, share * pairs[-1])) + 1 if len(pairs) else 0])
+
 
 def _spans(firsts: Ints, lengths: Ints) -> Ints:
     """firsts (S,), lengths (S,) -> the indexes firsts[0], firsts[0] + 1, ... of all spans, end to end."""
@@ -177,11 +183,17 @@ class Window:
 
 
 def windows(
-    sessions: Sessions, batch_events: int, truncate: int, pool_batches: int = 64, seed: Sequence[int] | None = None
+    sessions: Sessions,
+    batch_events: int,
+    truncate: int,
+    pool_batches: int = 64,
+    seed: Sequence[int] | None = None,
+    chosen: Ints | None = None,
 ) -> Iterator[Window]:
-    """Windows that hold every (input, target) pair exactly once. seed: None for the order of the log, unshuffled."""
+    """Windows that hold every (input, target) pair exactly once. seed: None for the order of the log, unshuffled;
+    chosen: positions of the sessions that take part, in order; None: all."""
     pairs = np.maximum(sessions.lengths - 1, 0)
-    order = np.flatnonzero(pairs)
+    order = np.flatnonzero(pairs) if chosen is None else chosen[pairs[chosen] > 0]
     rng = np.random.default_rng(seed) if seed is not None else None
     if rng is not None:
         order = rng.permutation(order)

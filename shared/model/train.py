@@ -13,6 +13,7 @@ import torch
 
 from shared.model.config import TrainConfig
 from shared.model.dataset import Sessions, windows
+from shared.model.dismissals import Ints
 from shared.model.group import ALONE, Group
 from shared.model.network import Network, Weights
 from shared.model.repeats import never_repeats
@@ -71,7 +72,10 @@ class Trainer:
         self._updates = Updates(config, self.network, sessions, group, self._rate)
         self._gru, self._dense = self._updates.gru, self._updates.dense
         self._embedding, self._bias = self._updates.embedding, self._updates.bias
-        self._total = max(1, sessions.pairs * config.epochs)
+        self._shares = config.epoch_shares()
+        pairs = np.maximum(sessions.lengths - 1, 0)
+        seen = [self._seen(epoch) for epoch in range(config.epochs)]
+        self._total = max(1, sum(int((pairs if chosen is None else pairs[chosen]).sum()) for chosen in seen))
         self._done = 0
 
     @property
@@ -94,9 +98,8 @@ class Trainer:
         hidden: torch.Tensor | None = None
         loss_sum, events = 0.0, 0
         progress = Progress(self.epoch + 1, config.epochs, 0, self._total, 0, 0.0, math.nan)
-        stream = windows(
-            self.sessions, config.batch_events, config.truncate, config.pool_batches, (config.seed, self.epoch)
-        )
+        seed, chosen = (config.seed, self.epoch), self._seen(self.epoch)
+        stream = windows(self.sessions, config.batch_events, config.truncate, config.pool_batches, seed, chosen)
         for window in stream:
             lanes = len(range(self.group.rank, window.inputs.shape[1], self.group.size))
             carried = None if window.fresh or hidden is None else hidden[:, :lanes]
@@ -120,6 +123,11 @@ class Trainer:
                 return progress
         self.epoch += 1
         return progress
+
+    def _seen(self, epoch: int) -> Ints | None:
+        """Positions of the sessions that this epoch learns; None: all."""
+        share = self._shares[epoch]
+        return None if share == 1 else self.sessions.newest(share)
 
     def state(self) -> TrainerState:
         """A copy of everything that the next epoch depends on."""

@@ -75,6 +75,16 @@ def test_split_newest_goes_by_the_end_of_sessions() -> None:
     assert newest.items.tolist() == [0, 1, 4, 5]
 
 
+def test_the_newest_sessions_and_their_windows() -> None:
+    sessions = Sessions(np.arange(8, dtype=np.int32), np.array([0, 2, 4, 6, 8]), np.array([30, 10, 40, 20]))
+    assert sessions.newest(0.5).tolist() == [0, 2]
+    assert sessions.newest(0.6).tolist() == [0, 2, 3]
+    assert sessions.newest(1.0).tolist() == [0, 1, 2, 3]
+    (window,) = windows(sessions, 10, 10, chosen=sessions.newest(0.5))
+    assert window.inputs[window.valid].tolist() == [0, 4]
+    assert window.places[window.valid].tolist() == [0, 4]  # places in the whole log, as dismissals are told
+
+
 def test_hold_out_numbers_the_older_part_first() -> None:
     split = hold_out(sessions_of([0, 2, 2], [2, 3], [0, 1]), ["a", "b", "c", "d"], 0.25)
     assert split.catalogue == ["c", "a", "d", "b"]

@@ -196,6 +196,17 @@ def test_progress_counts_every_pair() -> None:
     assert [p.events for p in told] == sorted(p.events for p in told)
 
 
+def test_the_last_epochs_learn_the_newest_sessions_only() -> None:
+    assert TrainConfig(epochs=12, newest=0.25).epoch_shares() == [1.0] * 10 + [0.25] * 2
+    assert TrainConfig(epochs=2).epoch_shares() == [1.0, 1.0]
+    sessions = sessions_of(*[[0, 1]] * 60, *[[2, 3]] * 20)
+    told: list[Progress] = []
+    fit(replace(SMALL, epochs=6, newest=0.25), sessions, 40, on_progress=told.append)
+    seen = {p.epoch: p.epoch_events for p in told}  # the last of each epoch
+    assert [seen[epoch] for epoch in range(1, 7)] == [80, 80, 80, 80, 80, 20]
+    assert told[-1].events == told[-1].total_events == 420
+
+
 @pytest.mark.parametrize("sessions", [[[0, 0, 0]], [[0, 1], [0]]])
 def test_tiny_catalogues(sessions: list[list[int]]) -> None:
     weights = fit(SMALL, sessions_of(*sessions), 2).weights
@@ -249,7 +260,7 @@ def test_config_round_trips_and_names_a_bad_setting() -> None:
 
 def test_small_logs_get_more_epochs() -> None:
     config = TrainConfig()
-    assert config.settled(1_000_000).epochs == 10
+    assert config.settled(1_000_000).epochs == 12
     assert config.settled(4362).epochs == 24  # 200 updates of 512 pairs
     assert config.settled(10).epochs == 50
     assert TrainConfig(epochs=3).settled(10).epochs == 3
