@@ -11,8 +11,8 @@ class ShopSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
-    shop_rate: float = Field(100.0, gt=0, description="events a second")
-    shop_shift_s: float = Field(900.0, ge=0, description="taste shifts at each multiple of it on the clock; 0: never")
+    shop_rate: float = Field(200.0, gt=0, description="events a second")
+    shop_shift_s: float = Field(1800.0, ge=0, description="taste shifts at each multiple of it on the clock; 0: never")
     shop_seed: int = Field(1, description="the same seed at the same time of day shows the same taste")
     shop_http: str = Field("", description="a recommender's address, asked before each action; empty: nobody asks")
     shop_host: str = "0.0.0.0"
