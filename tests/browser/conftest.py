@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.conftest import _missing
 from tests.console_world import CHROMIUM, Visit, World, chromium, served
 
 
-@pytest.fixture(scope="session")
+expect.set_options(timeout=30_000)
+"""ms; a wait on a machine that does other things too, not a measure of speed"""
+
+
+@pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop in this thread, and others want theirs
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         _missing("no chromium: apt-get install chromium, or name one in CHROMIUM")

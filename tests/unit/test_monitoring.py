@@ -15,7 +15,7 @@ from services.consumer.metrics import ConsumerMetrics
 from services.recommender.metrics import RecommenderMetrics
 from services.retrainer.metrics import RetrainerMetrics
 from services.retrainer.session_log_metrics import SessionLogMetrics
-from shared.adapters.settings import ConsumerSettings, RecommenderSettings, RetrainerSettings
+from shared.adapters.settings import ConsumerSettings, HttpSettings, RetrainerSettings
 from tests.promql import TARGET, Labels, labels, parse, selectors, template_labels
 from tests.servers import ROOT
 from tests.tools import tool
@@ -158,7 +158,7 @@ def test_every_service_is_scraped_where_it_listens():
     jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in config["scrape_configs"] if "dns_sd_configs" in job}
     ports = {
         "consumer": ConsumerSettings.model_fields["consumer_port"].default,
-        "recommender": RecommenderSettings.model_fields["http_port"].default,
+        "recommender": HttpSettings.model_fields["http_port"].default,
         "retrainer": RetrainerSettings.model_fields["retrainer_port"].default,
     }
     assert {name: (job["names"], job["port"]) for name, job in jobs.items()} == {
