@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, expect
 from tests.conftest import _missing
 from tests.console_world import CHROMIUM, Visit, World, chromium, served
 
-
 expect.set_options(timeout=30_000)
 """ms; a wait on a machine that does other things too, not a measure of speed"""
 

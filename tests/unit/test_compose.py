@@ -10,7 +10,7 @@ import yaml
 
 from services.simulator.shop_settings import ShopSettings
 from shared.adapters.kafka_reader import topic_configs
-from shared.adapters.settings import ConsumerSettings, KafkaSettings, RecommenderSettings, RetrainerSettings
+from shared.adapters.settings import ConsumerSettings, HttpSettings, KafkaSettings, RetrainerSettings
 from tests import compose_files
 from tests.compose_files import COMPOSE, ONE_SHOT, OURS, services, variables, versions
 from tests.readme_parts import CLASSES
@@ -123,7 +123,7 @@ def test_commands_are_modules_and_probes_ask_the_right_port(name: str):
     assert [importlib.util.find_spec(module) is not None for module in service["command"]] == [True]
     ports = {
         "consumer": ConsumerSettings().consumer_port,
-        "recommender": RecommenderSettings().http_port,
+        "recommender": HttpSettings().http_port,
         "retrainer": RetrainerSettings().retrainer_port,
         "shoppers": ShopSettings().shop_port,
     }
