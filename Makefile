@@ -99,8 +99,11 @@ bench: $(READY) redis
 	@exec $(PY) -m tests.bench $(ARGS)
 
 # These need Docker and neither .venv nor Python.
-up down:
-	@exec deploy/compose.sh $@
+up:
+	@exec deploy/compose.sh up
+
+down:
+	@exec deploy/compose.sh down
 
 image-size:
 	@exec deploy/compose.sh size
