@@ -3,7 +3,8 @@
 Four policies begin with the same model: never train again; train every fixed span; train when engagement drifts; and
 an oracle that trains every hour. Each later training is the services' own: warm from the last model, its catalogue
 grown, on the newest events. When drift is found and which new items are folded in is told by the services' settings
-(DRIFT_..., FOLD_IN_..., RECENT_ITEMS, POPULARITY_HALF_LIFE_S).
+(DRIFT_..., FOLD_IN_..., RECENT_ITEMS, POPULARITY_HALF_LIFE_S,
+TRENDING_HALF_LIFE_S).
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def _rules(begin: int, args: argparse.Namespace) -> ReplayRules:
         recent=settings.recent_items,
         fold_min=settings.fold_in_min,
         fold_items=settings.fold_in_items,
-        half_life_s=settings.popularity_half_life_s,
+        half_life_s=settings.popularity_half_life_s or settings.trending_half_life_s,
+        correct=settings.popularity_half_life_s > 0,
         score_every=args.score_every,
     )
 

@@ -41,6 +41,8 @@ class ReplayRules:
     fold_items: int = 2000
     half_life_s: float = 1200.0
     """Of what is popular now"""
+    correct: bool = True
+    """Whether that is a bias on the items that the model knows"""
     score_every: int = 1
     """Of the tested events, one in so many is ranked"""
     least_new: int = 200
@@ -115,7 +117,7 @@ def replay(
     outcome = Outcome(Curve.empty(hours), began, [(began, first.seconds)])
     model = Live(first.weights)
     states = States(stream, model, rules.recent)
-    folded = FoldedItems(stream, rules.half_life_s, rules.fold_min, rules.fold_items)
+    folded = FoldedItems(stream, rules.half_life_s, rules.fold_min, rules.fold_items, rules.correct)
     folded.shares.add(stream.items[: rules.begin], stream.ts[: rules.begin])
     folded.swap(model)
     learnt = rules.begin

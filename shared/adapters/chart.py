@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from shared.core.errors import SettingsInvalid
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8d6a9f", "#edae49", "#00798c", "#555555")
 _WIDTH_IN, _PANEL_IN, _DPI = 11.0, 3.4, 110
+_LABEL_SHARE = 0.018
+"""Of the panel's width: a line of small text and its margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,19 @@ def draw(path: Path, title: str, panels: Sequence[Panel], x_label: str) -> Path:
     return path
 
 
+def labels_of(moments: Sequence[tuple[float, str]], room: float) -> list[tuple[float, str]]:
+    """(x, text) with at least ``room`` between any two: moments that are closer share a label, each word once in it."""
+    groups: list[tuple[float, Counter[str]]] = []
+    for x, word in sorted(moments):
+        if not groups or x - groups[-1][0] >= room:
+            groups.append((x, Counter()))
+        groups[-1][1][word] += 1
+    return [
+        (x, ", ".join(word if count == 1 else f"{word} ×{count}" for word, count in words.items()))
+        for x, words in groups
+    ]
+
+
 def _draw_panel(axes: object, panel: Panel, colours: dict[str, str]) -> None:
     from matplotlib.axes import Axes
     from matplotlib.ticker import PercentFormatter
@@ -68,9 +84,11 @@ def _draw_panel(axes: object, panel: Panel, colours: dict[str, str]) -> None:
         low = 0.02 + 0.035 * number
         for mark in line.marks:
             axes.axvline(mark, low, low + 0.028, color=colours[line.label], linewidth=1.0)
-    for x, word in panel.moments:
+    for x, _ in panel.moments:
         axes.axvline(x, color="#999999", linewidth=0.8, linestyle=":")
-        axes.annotate(word, (x, 1.0), xycoords=("data", "axes fraction"), fontsize=8, rotation=90, va="top", ha="right")
+    low_x, high_x = axes.get_xlim()
+    for x, text in labels_of(panel.moments, (high_x - low_x) * _LABEL_SHARE):
+        axes.annotate(text, (x, 1.0), xycoords=("data", "axes fraction"), fontsize=8, rotation=90, va="top", ha="right")
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from shared.adapters.chart import Line, Panel, draw
+from shared.adapters.chart import Line, Panel, draw, labels_of
 from shared.core.errors import SettingsInvalid
 
 PANEL = Panel("recall", [Line("a", [0, 1, 2], [0.1, float("nan"), 0.3], marks=[1.0])], True, [(1.0, "version 2")])
@@ -30,3 +30,9 @@ def test_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SettingsInvalid, match="matplotlib"):
         draw(tmp_path / "a.png", "title", [PANEL], "hours")
+
+
+def test_labels_of_moments_that_are_close_are_joined():
+    moments = [(10.0, "alarm"), (10.5, "alarm"), (10.9, "model 2"), (11.2, "alarm"), (30.0, "alarm")]
+    assert labels_of(moments, 1.0) == [(10.0, "alarm ×2, model 2"), (11.2, "alarm"), (30.0, "alarm")]
+    assert labels_of([], 1.0) == []
