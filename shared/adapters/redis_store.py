@@ -116,6 +116,10 @@ class RedisStateStore(RedisConnection):
         keys = [self._progress_key(topic, partition) for partition in partitions]
         return self._call(lambda: cast("list[bytes | None]", self._redis.mget(keys)))
 
+    def read_marks(self, topic: str, partitions: Sequence[int]) -> list[list[bytes | None]]:
+        """See StateStore: one part."""
+        return [[] for _ in partitions]
+
     def write_progress(
         self, topic: str, writes: Mapping[int, tuple[bytes, bytes]], server_id: str = ""
     ) -> dict[int, bool]:
