@@ -16,10 +16,11 @@ Disk = list[tuple[dict[str, bytes], Progresses, Progresses]]
 class MemoryClusterStateStore:
     """The StateStore port. Users are shared out; progress lies with the first server, and a mark of it with each."""
 
-    def __init__(self, servers: int = 3) -> None:
+    def __init__(self, servers: int = 3, failing: int = 0) -> None:
+        """failing: the one that ``restart`` restarts first."""
         self._servers = [MemoryStateStore() for _ in range(servers)]
         self._marks = [MemoryStateStore() for _ in range(servers)]  # only their progress is used
-        self._failing = 0
+        self._failing = failing % servers
 
     def _of(self, user: str) -> int:
         return zlib.crc32(user.encode()) % len(self._servers)
