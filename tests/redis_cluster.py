@@ -83,12 +83,29 @@ class LocalRedisCluster:
                     found.append(server)
         return found
 
+    def cut_off_replica(self, primary: ClusterServer) -> ClusterServer:
+        """The primary's replica, which from now on gets nothing more from it."""
+        with primary.client() as client:
+            port = int(client.info("replication")["slave0"]["port"])
+            replica = next(server for server in self.servers if server.port == port)
+            with replica.client() as own:
+                own.config_set("masteruser", "nobody")
+                own.config_set("masterauth", "a password that nobody has")
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        until(lambda: self._link(replica) == "down", 20, "the link to the replica is cut")
+        return replica
+
+    @staticmethod
+    def _link(replica: ClusterServer) -> str:
+        with replica.client() as client:
+            return str(client.info("replication")["master_link_status"])
+
     def with_user(self) -> None:
         """The user of deploy/SECURITY.md, on each server."""
         line = example("redis-acl", PASSWORD_SHA256=hashlib.sha256(PASSWORD.encode()).hexdigest())
         for server in self.servers:
             with server.client() as client:
-                client.execute_command("ACL", "SETUSER", *line.split()[1:], "+cluster|slots")
+                client.execute_command("ACL", "SETUSER", *line.split()[1:], "+cluster|slots", "+command")
 
     def settings(self, **changes: object) -> RedisSettings:
         url = f"redis://127.0.0.1:{self.servers[0].port}/0"
