@@ -26,7 +26,6 @@ from shared.adapters.kafka import KafkaInteractionSource, KafkaPublisher
 from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.logs import configure_logging
 from shared.adapters.model_watch import ModelWatch
-from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import (
     ConsumerSettings,
@@ -38,6 +37,7 @@ from shared.adapters.settings import (
     RegistrySettings,
 )
 from shared.adapters.stalls import end_on_stall
+from shared.adapters.state_stores import state_store
 from shared.core.errors import SettingsInvalid, Unavailable
 from shared.model.inference import InferenceModel
 
@@ -83,7 +83,7 @@ def main() -> int:
         kafka, redis, registry_settings = KafkaSettings(), RedisSettings(), RegistrySettings()
         consumer, events, logging_settings = ConsumerSettings(), EventSettings(), LoggingSettings()
         engaging = EngagementSettings()
-        store = RedisStateStore(redis)
+        store = state_store(redis)
     except (ValidationError, SettingsInvalid) as error:
         print(f"settings: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return 2
@@ -165,7 +165,7 @@ def main() -> int:
             consumer.consumer_commit_ms / 1000,
         )
         sweep = Sweep(
-            RedisStateStore(redis),
+            state_store(redis),
             lambda: KafkaPublisher(kafka),
             kafka.topic_state_updates,
             lambda: status.watch.current if status.watch else None,

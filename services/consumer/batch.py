@@ -91,10 +91,19 @@ class BatchProcessor:
         spans = {n: Span(owned[n], n, owned[n].next_offset, batch[-1].offset + 1) for n, batch in mine.items()}
         for number, span in spans.items():
             owned[number].next_offset = span.end
-        self._count(owned, decoded.events)
+        events, moments = decoded.events, stored.moments
+        choices = [*stored.choices, *fresh_choices(moments)] if self._fold_in else []
+        if any(span.first < owned[number].counted for number, span in spans.items()):
+            # Read again for states that a part of the store had lost; the sums had them all along.
+            def counts(event: Placed) -> bool:
+                return event.offset >= owned[event.partition].counted
+
+            events = [event for event in events if counts(event)]
+            moments = [moment for moment in moments if counts(moment.fresh.event)]
+            choices = [choice for choice in choices if counts(choice.event)]
+        self._count(owned, events)
         if self._fold_in and model is not None:
-            choices = [*stored.choices, *fresh_choices(stored.moments)]
-            fold(owned, mine, choices, stored.moments, model.fingerprint)
+            fold(owned, mine, choices, moments, model.fingerprint)
         self._score(Lot(spans, model, offers), stored, decoded)
         self._observe(mine, decoded.events)
 

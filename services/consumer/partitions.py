@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.core.errors import StateDamaged
 from shared.core.ports import InteractionSource, StateStore, StoreMemory
-from shared.core.progress import Progress, decode_progress, encode_progress
+from shared.core.progress import Mark, Progress, decode_mark, decode_progress, encode_progress
 from shared.core.state import NO_TOKEN, token_of
 from shared.core.trending import Trending
 from shared.model.fold_in import FoldIn
@@ -27,6 +27,8 @@ class Partition:
     saved: int
     incarnation: int
     folding: FoldIn
+    counted: int
+    """``trending`` and ``folding`` hold all below it: more than ``next_offset`` where only states were lost."""
     recent: Trending | None = None
     """As ``trending``, of what is popular now; None: not counted."""
 
@@ -70,10 +72,10 @@ class Partitions:
             return
         bounds = self._source.bounds(numbers)
         stored = self._store.read_progress(self._source.topic, numbers)
+        marks = self._store.read_marks(self._source.topic, numbers)
         taken: dict[int, Partition] = {}
-        for number, value in zip(numbers, stored, strict=True):
-            first, end = bounds[number]
-            taken[number] = self._start(number, value, lives[number], first, end)
+        for number, value, held in zip(numbers, stored, marks, strict=True):
+            taken[number] = self._start(number, value, held, lives[number], *bounds[number])
         for number, part in taken.items():
             self._source.seek(number, part.next_offset)
         self.owned.update(taken)
@@ -81,7 +83,9 @@ class Partitions:
         self._server = self._server or server
         self._life = lives[numbers[0]]
 
-    def _start(self, number: int, value: bytes | None, life: str, first: int, end: int) -> Partition:
+    def _start(
+        self, number: int, value: bytes | None, marks: Sequence[bytes | None], life: str, first: int, end: int
+    ) -> Partition:
         place = {"topic": self._source.topic, "partition": number}
         progress = Progress(life, 0, first, 0, [])
         trending = Trending(self._half_life_s, self._keep)
@@ -98,10 +102,13 @@ class Partitions:
                     recent.merge(known.recent_landmark, known.recent, known.recent_total, known.recent_ts)
                 folding.restore(known.fingerprint, known.folded, known.typical)
                 progress = self._continue(known, life, first, end, place)
-        log.info("partition taken over", extra={**place, "offset": progress.next_offset, "end": end})
+        progress, start = _held_by_all(progress, [decode_mark(mark) for mark in marks], first)
+        if start < progress.next_offset:
+            log.warning("a part of the store lost its last writes: reading again from %d", start, extra=place)
+        log.info("partition taken over", extra={**place, "offset": start, "end": end})
         return Partition(
-            progress, token_of(value), trending, progress.next_offset, progress.next_offset,
-            progress.incarnation_id(), folding, recent,
+            progress, token_of(value), trending, start, start, progress.incarnation_id(), folding,
+            progress.next_offset, recent,
         )  # fmt: skip
 
     def _continue(self, known: Progress, life: str, first: int, end: int, place: dict[str, object]) -> Progress:
@@ -170,6 +177,8 @@ class Partitions:
         """
         writes: dict[int, tuple[bytes, bytes]] = {}
         for number, part in self.owned.items():
+            if part.next_offset < part.counted:
+                continue  # what is stored says more than we have read again
             if part.next_offset != part.saved or part.token == NO_TOKEN:
                 progress = self._progress(part)
                 writes[number] = (part.token, encode_progress(progress, part.token))
@@ -187,3 +196,16 @@ class Partitions:
             log.warning("progress was changed by another: taking the partitions over again", extra=place)
             self.restart()
         return offsets
+
+
+def _held_by_all(progress: Progress, marks: Sequence[Mark | None], first: int) -> tuple[Progress, int]:
+    """The progress of the sums, and where reading starts so that no part of the store lacks an event."""
+    same_life = [mark for mark in marks if mark is not None and mark.incarnation == progress.incarnation]
+    newest = max((mark.generation for mark in same_life), default=0)
+    if newest > progress.generation:  # the progress itself went back to before the offsets began anew
+        progress = Progress(progress.incarnation, newest, first, 0, [])
+    start = progress.next_offset
+    for mark in marks:
+        known = mark is not None and (mark.incarnation, mark.generation) == (progress.incarnation, progress.generation)
+        start = min(start, mark.next_offset if known and mark is not None else first)
+    return progress, max(start, first)

@@ -44,7 +44,6 @@ from shared.adapters.kafka_reader import KafkaReader, OffsetReader, ensure_topic
 from shared.adapters.logs import configure_logging
 from shared.adapters.model_watch import ModelWatch
 from shared.adapters.presence import RedisPresence
-from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import (
     ConsumerSettings,
@@ -57,6 +56,7 @@ from shared.adapters.settings import (
     RegistrySettings,
     listed,
 )
+from shared.adapters.state_stores import state_store
 from shared.adapters.stream_end import KafkaStreamEnd
 from shared.adapters.topic_tail import KafkaTopicTail
 from shared.adapters.watched_file import WatchedFile
@@ -89,7 +89,7 @@ class System:
         self.keys = _keys(http, self.metrics)
         # A request waits no longer than its deadline, so neither does a question to Redis.
         redis_timeout_s = min(redis.redis_timeout_s, settings.rank_deadline_ms / 1000)
-        self.store = RedisStateStore(redis.model_copy(update={"redis_timeout_s": redis_timeout_s}))
+        self.store = state_store(redis.model_copy(update={"redis_timeout_s": redis_timeout_s}))
         self.topics = Topics(TopicAdmin(kafka), OffsetReader(kafka))
         self.probes = Topics(TopicAdmin(kafka), OffsetReader(kafka))  # /readyz waits for nobody
         self.folding = Folding(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from shared.adapters.redis_client import RedisConnection
+from shared.adapters.redis_commands import RedisCommands
 from shared.adapters.settings import RedisSettings
 from shared.core.errors import Unavailable
 
@@ -32,19 +32,17 @@ return heard
 """
 
 
-class RedisPresence(RedisConnection):
+class RedisPresence:
     """``me`` is to be another name in each process. Words are text without line breaks, such as JSON."""
 
     def __init__(self, settings: RedisSettings, kind: str, me: str, ttl_s: float) -> None:
-        super().__init__(settings)
-        self._key, self._me, self._ttl_ms = f"{settings.redis_prefix}{kind}", me, round(1000 * ttl_s)
-        self._tell = self._redis.register_script(_TELL)
+        self._redis = RedisCommands(settings, kind)
+        self._me, self._ttl_ms = me, round(1000 * ttl_s)
 
     def tell(self, word: bytes) -> dict[str, bytes]:
         """Say this for ``ttl_s``; what all say now, oneself included. Raises Unavailable."""
-        heard = self._call(
-            lambda: cast("list[bytes]", self._tell(keys=[self._key], args=[self._me, self._ttl_ms, word]))
-        )
+        said = self._redis.run("EVAL", _TELL, 1, self._redis.key, self._me, self._ttl_ms, word)
+        heard = cast("list[bytes]", said)
         return {name.decode(): word for name, word in zip(heard[::2], heard[1::2], strict=True)}
 
     def close(self) -> None:

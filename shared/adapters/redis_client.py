@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
 from shared.adapters.settings import RedisSettings
@@ -45,8 +46,14 @@ def client_options(settings: RedisSettings) -> dict[str, Any]:
 def connect(settings: RedisSettings) -> redis.Redis:
     """A client. No silent retries: whoever holds state must know that the connection broke. Raises SettingsInvalid."""
     options = client_options(settings)
+    parsed_url(settings)
+    return redis.Redis.from_url(settings.redis_url.get_secret_value(), retry=Retry(NoBackoff(), 0), **options)
+
+
+def parsed_url(settings: RedisSettings) -> dict[str, Any]:
+    """host, port, db and so on of REDIS_URL. Raises SettingsInvalid."""
     try:
-        return redis.Redis.from_url(settings.redis_url.get_secret_value(), retry=Retry(NoBackoff(), 0), **options)
+        return dict(parse_url(settings.redis_url.get_secret_value()))  # type: ignore[no-untyped-call]
     except ValueError:
         # Not shown: the error quotes what it could not read, which may be a part of the password.
         raise SettingsInvalid(
@@ -55,7 +62,7 @@ def connect(settings: RedisSettings) -> redis.Redis:
         ) from None
 
 
-def told(error: redis.RedisError, tls: bool = False) -> str:
+def told(error: Exception, tls: bool = False) -> str:
     """The error in words, with the setting that may be at fault."""
     cause: BaseException | None = error
     while cause is not None:
@@ -91,6 +98,10 @@ class RedisConnection:
             return work()
         except redis.RedisError as error:
             raise Unavailable(f"Redis at {self.address}: {told(error, self._tls)}") from error
+
+    def run(self, *command: str | bytes | int) -> object:
+        """One command. Raises Unavailable."""
+        return self._call(lambda: cast("object", self._redis.execute_command(*command)))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Give the connections back."""

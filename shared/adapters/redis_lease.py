@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import cast
 
-from shared.adapters.redis_client import RedisConnection
+from shared.adapters.redis_commands import RedisCommands
 from shared.adapters.settings import RedisSettings
 
 # KEYS: the lease; ARGV: who asks, time to live in ms.
@@ -24,33 +24,32 @@ return 1
 """
 
 
-class RedisLease(RedisConnection):
+class RedisLease:
     """The Lease port. One instance is one would-be holder; ttl_s: after so long without ``hold`` it is another's."""
 
     def __init__(self, settings: RedisSettings, name: str, ttl_s: float) -> None:
-        super().__init__(settings)
         self._me = uuid.uuid4().hex
-        self._key, self._value = f"{settings.redis_prefix}{name}:lease", f"{settings.redis_prefix}{name}"
         self._ttl_ms = round(1000 * ttl_s)
-        self._hold = self._redis.register_script(_HOLD)
-        self._release = self._redis.register_script(_RELEASE)
-        self._write = self._redis.register_script(_WRITE)
+        self._redis = RedisCommands(settings, name)
+        self._value = self._redis.key
+        self._lease = f"{self._value}:lease"
+        self._run = self._redis.run
 
     def hold(self) -> bool:
         """See Lease."""
-        return bool(self._call(lambda: self._hold(keys=[self._key], args=[self._me, self._ttl_ms])))
+        return bool(self._run("EVAL", _HOLD, 1, self._lease, self._me, self._ttl_ms))
 
     def release(self) -> None:
         """See Lease."""
-        self._call(lambda: self._release(keys=[self._key], args=[self._me]))
+        self._run("EVAL", _RELEASE, 1, self._lease, self._me)
 
     def read(self) -> bytes | None:
         """See Lease."""
-        return self._call(lambda: cast("bytes | None", self._redis.get(self._value)))
+        return cast("bytes | None", self._run("GET", self._value))
 
     def write(self, value: bytes) -> bool:
         """See Lease."""
-        return bool(self._call(lambda: self._write(keys=[self._key, self._value], args=[self._me, value])))
+        return bool(self._run("EVAL", _WRITE, 2, self._lease, self._value, self._me, value))
 
     def close(self) -> None:
         """Give the connection back; the lease is kept until its time is over."""

@@ -12,23 +12,23 @@ from shared.core.errors import Unavailable
 from shared.core.ports import StateWrite, StoreMemory
 from shared.core.state import TOKEN_BYTES
 
-_SPECIAL = re.compile(rb"([\\*?\[\]^])")
+SPECIAL = re.compile(rb"([\\*?\[\]^])")
 """What has a meaning in a pattern of Redis."""
 
 _CHUNK = 1024
 """Users in one command: about 0.7 MB, so that Redis serves others in between."""
 
 _KEEP_TTL = -1
-_QUARANTINE_S = 7 * 86400
+QUARANTINE_S = 7 * 86400
 """How long a damaged value is kept for a person to look at."""
+
+PROGRESS_TTL = 0
+"""Progress never expires: without it the whole log would be read again."""
 
 # KEYS: the values; ARGV: seconds to live (0: for ever, -1: as before), the run of the server expected ("": any),
 # then token and value of each. Answers the indexes refused, or {0} where the run is another. A key of another type
 # cannot be a state: it counts as absent.
-_CAS = f"""
-if ARGV[2] ~= '' and not string.find(redis.call('INFO', 'server'), 'run_id:' .. ARGV[2], 1, true) then
-  return {{0}}
-end
+CAS_BODY = f"""
 local refused = {{}}
 local ttl = tonumber(ARGV[1])
 for i = 1, #KEYS do
@@ -46,6 +46,19 @@ for i = 1, #KEYS do
 end
 return refused
 """
+_CAS = (
+    """
+if ARGV[2] ~= '' and not string.find(redis.call('INFO', 'server'), 'run_id:' .. ARGV[2], 1, true) then
+  return {0}
+end
+"""
+    + CAS_BODY
+)
+
+
+def memory_of(info: Mapping[str, int]) -> StoreMemory:
+    """Of one server, from its INFO. Without a maxmemory the limit is the machine's memory."""
+    return StoreMemory(info["used_memory"], info["maxmemory"] or info["total_system_memory"], info["evicted_keys"])
 
 
 class RedisStateStore(RedisConnection):
@@ -93,7 +106,7 @@ class RedisStateStore(RedisConnection):
 
     def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """See StateStore."""
-        pattern = _SPECIAL.sub(rb"\\\1", self._user) + b"*"
+        pattern = SPECIAL.sub(rb"\\\1", self._user) + b"*"
         answer = self._call(lambda: self._redis.scan(cursor, match=pattern, count=count))
         following, keys = cast("tuple[int, list[bytes]]", answer)
         return following, [key[len(self._user) :].decode() for key in keys]
@@ -104,7 +117,7 @@ class RedisStateStore(RedisConnection):
 
     def quarantine(self, user_id: str, value: bytes) -> None:
         """See StateStore."""
-        self._call(lambda: self._redis.set(self._bad + user_id.encode(), value, ex=_QUARANTINE_S))
+        self._call(lambda: self._redis.set(self._bad + user_id.encode(), value, ex=QUARANTINE_S))
 
     def _progress_key(self, topic: str, partition: int) -> bytes:
         return f"{self._progress}{topic}:{partition}".encode()
@@ -116,14 +129,18 @@ class RedisStateStore(RedisConnection):
         keys = [self._progress_key(topic, partition) for partition in partitions]
         return self._call(lambda: cast("list[bytes | None]", self._redis.mget(keys)))
 
+    def read_marks(self, topic: str, partitions: Sequence[int]) -> list[list[bytes | None]]:
+        """See StateStore: one part."""
+        return [[] for _ in partitions]
+
     def write_progress(
         self, topic: str, writes: Mapping[int, tuple[bytes, bytes]], server_id: str = ""
     ) -> dict[int, bool]:
-        """See StateStore. Progress never expires: without it the whole log would be read again."""
+        """See StateStore."""
         if not writes:
             return {}
         keys = [self._progress_key(topic, partition) for partition in writes]
-        done = self._compare_and_set(keys, [StateWrite("", *pair) for pair in writes.values()], 0, server_id)
+        done = self._compare_and_set(keys, [StateWrite("", *pair) for pair in writes.values()], PROGRESS_TTL, server_id)
         return dict(zip(writes, done, strict=True))
 
     def server_id(self) -> str:
@@ -132,7 +149,5 @@ class RedisStateStore(RedisConnection):
         return str(info["run_id"])
 
     def memory(self) -> StoreMemory:
-        """See StateStore. Without a maxmemory the limit is the machine's memory."""
-        info = self._call(lambda: cast("dict[str, int]", self._redis.info()))
-        limit = info["maxmemory"] or info["total_system_memory"]
-        return StoreMemory(info["used_memory"], limit, info["evicted_keys"])
+        """See StateStore."""
+        return memory_of(self._call(lambda: cast("dict[str, int]", self._redis.info())))

@@ -56,6 +56,7 @@ class RedisSettings(Settings):
     redis_ssl_certfile: str = Field("", description="PEM; our certificate, where Redis asks for one")
     redis_ssl_keyfile: str = Field("", description="PEM; its key")
     redis_ssl_check_hostname: bool = Field(True, description="Redis' certificate must name its host")
+    redis_cluster: bool = Field(False, description="REDIS_URL is a server of a Redis Cluster")
     redis_prefix: str = Field("dw:", max_length=64)
     redis_timeout_s: float = Field(5.0, gt=0)
     user_ttl_s: int = Field(90 * 86400, ge=0, description="a state not touched for so long goes; 0: never")

@@ -68,10 +68,17 @@ class StateStore(Protocol):
     def read_progress(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
         """The consumer's stored progress in each partition."""
 
+    def read_marks(self, topic: str, partitions: Sequence[int]) -> list[list[bytes | None]]:
+        """For each partition the marks (shared/core/progress.py) that the parts of the store hold.
+
+        Parts are what may lose its last writes alone, such as the servers of a cluster: the states of all users are as
+        far as the least of the marks. None: a part without one. A store of one part has no marks: its progress is one.
+        """
+
     def write_progress(
         self, topic: str, writes: Mapping[int, tuple[bytes, bytes]], server_id: str = ""
     ) -> dict[int, bool]:
-        """partition -> (expected token, value), as ``write`` does for users."""
+        """partition -> (expected token, value), as ``write`` does for users. Each part of the store gets the marks."""
 
     def server_id(self) -> str:
         """Names this run of the server: another one may have lost the last writes of the one before."""

@@ -62,6 +62,17 @@ class Progress(msgspec.Struct, array_like=True):
         return zlib.crc32(f"{self.incarnation}/{self.generation}".encode())
 
 
+class Mark(msgspec.Struct, array_like=True):
+    """The first three fields of a progress, kept in each part of a store whose parts may lose writes independently.
+
+    It is written to a part after the states there: so a part that came back without its last states has an older mark.
+    """
+
+    incarnation: str
+    generation: int
+    next_offset: int
+
+
 def recent_counts(progresses: Iterable[Progress], half_life_s: float, keep: int) -> Trending:
     """What is popular now over all these partitions."""
     counts = Trending(half_life_s, keep)
@@ -73,6 +84,7 @@ def recent_counts(progresses: Iterable[Progress], half_life_s: float, keep: int)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Progress)
+_mark_decoder = msgspec.msgpack.Decoder(Mark)
 
 
 def encode_progress(progress: Progress, replaces: bytes) -> bytes:
@@ -90,3 +102,18 @@ def decode_progress(value: bytes) -> Progress:
         return _decoder.decode(value[8:])
     except msgspec.DecodeError as error:
         raise StateDamaged(f"the progress cannot be read: {error}") from error
+
+
+def mark_of(value: bytes) -> bytes:
+    """The mark, as it is stored, of an encoded progress."""
+    return _encoder.encode(_mark_decoder.decode(value[8:]))
+
+
+def decode_mark(value: bytes | None) -> Mark | None:
+    """None for none, and for one that cannot be read: then nothing is known of that part."""
+    if value is None:
+        return None
+    try:
+        return _mark_decoder.decode(value)
+    except msgspec.DecodeError:
+        return None

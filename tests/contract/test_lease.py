@@ -16,7 +16,7 @@ from tests.servers import until
 Make = Callable[[float], Lease]
 
 
-@pytest.fixture(params=["memory", "redis", "acl_redis"])
+@pytest.fixture(params=["memory", "redis", "acl_redis", "cluster_redis"])
 def lease(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes one more would-be holder, with this time to live in seconds."""
     made: list[RedisLease] = []

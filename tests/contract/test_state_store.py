@@ -9,20 +9,25 @@ import pytest
 import redis
 
 from shared.adapters.memory import MemoryStateStore
+from shared.adapters.memory_cluster import MemoryClusterStateStore
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.settings import RedisSettings
+from shared.adapters.state_stores import state_store
 from shared.core.errors import Unavailable
 from shared.core.ports import StateStore, StateWrite
+from shared.core.progress import Progress, decode_mark, encode_progress
 from shared.core.state import NO_TOKEN, UserState, decode_state, encode_state, token_of
 from tests.servers import RedisServer, redis_server_path
 
 
-@pytest.fixture(params=["memory", "redis", "acl_redis"])
+@pytest.fixture(params=["memory", "memory_cluster", "redis", "acl_redis", "cluster_redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[StateStore]:
     if request.param == "memory":
         yield MemoryStateStore()
+    elif request.param == "memory_cluster":
+        yield MemoryClusterStateStore(3)
     else:
-        redis = RedisStateStore(request.getfixturevalue(f"{request.param}_settings"))
+        redis = state_store(request.getfixturevalue(f"{request.param}_settings"))
         yield redis
         redis.close()
 
@@ -71,24 +76,30 @@ def test_another_run_of_the_server_takes_no_writes(store):
     with pytest.raises(Unavailable, match="restarted"):
         store.write([StateWrite("v", NO_TOKEN, value)], "another run")
     with pytest.raises(Unavailable, match="restarted"):
-        store.write_progress("t", {0: (NO_TOKEN, value)}, "another run")
+        store.write_progress("t", {0: (NO_TOKEN, encode_progress(Progress("", 0, 0, 0, []), NO_TOKEN))}, "another run")
     assert store.read(["v"]) == [None]
     assert store.read_progress("t", [0]) == [None]
 
 
 def test_progress_is_kept_by_topic_and_partition(store):
     assert store.read_progress("t", [0, 1]) == [None, None]
-    assert store.write_progress("t", {0: (NO_TOKEN, b"token-00 zero"), 1: (NO_TOKEN, b"token-01 one")}) == {
-        0: True,
-        1: True,
-    }
-    assert store.write_progress("t", {0: (b"token-99", b"x"), 1: (b"token-01", b"token-02 two")}) == {
-        0: False,
-        1: True,
-    }
-    assert store.read_progress("t", [1, 0, 2]) == [b"token-02 two", b"token-00 zero", None]
+    zero, one = (encode_progress(Progress("life", 0, n, 0, []), NO_TOKEN) for n in (10, 11))
+    two = encode_progress(Progress("life", 0, 12, 0, []), token_of(one))
+    assert store.write_progress("t", {0: (NO_TOKEN, zero), 1: (NO_TOKEN, one)}) == {0: True, 1: True}
+    assert store.write_progress("t", {0: (b"token-99", two), 1: (token_of(one), two)}) == {0: False, 1: True}
+    assert store.read_progress("t", [1, 0, 2]) == [two, zero, None]
     assert store.read_progress("other", [0]) == [None]
     assert store.write_progress("t", {}) == {}
+
+
+def test_the_marks_say_what_the_progress_says(store):
+    assert store.read_marks("t", []) == []
+    values = {n: encode_progress(Progress("life", n, 100 + n, 0, [("item", 1.0)]), NO_TOKEN) for n in (0, 1)}
+    store.write_progress("t", {n: (NO_TOKEN, value) for n, value in values.items()}, store.server_id())
+    zero, two, one = store.read_marks("t", [0, 2, 1])
+    assert set(two) <= {None}
+    for n, marks in enumerate((zero, one)):
+        assert {(m.incarnation, m.generation, m.next_offset) for m in map(decode_mark, marks)} <= {("life", n, 100 + n)}
 
 
 def test_a_damaged_value_set_aside_does_not_stand_in_the_way(store):
@@ -135,7 +146,7 @@ def scanned(store: StateStore, count: int) -> list[list[str]]:
 def test_a_scan_comes_by_every_user_and_ends(store):
     users = {f"u{n}" for n in range(700)} | {"ü/{}: \n", "*", "c" * 256}
     store.write([StateWrite(user, NO_TOKEN, encode_state(UserState(events=1))) for user in users])
-    store.write_progress("t", {0: (NO_TOKEN, b"12345678progress")})
+    store.write_progress("t", {0: (NO_TOKEN, encode_progress(Progress("", 0, 0, 0, []), NO_TOKEN))})
     calls = scanned(store, 100)
     assert set().union(*calls) == users
     assert len(calls) > 2

@@ -22,7 +22,9 @@ from shared.adapters.kafka_client import client_config
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import KafkaSettings, RedisSettings
+from shared.adapters.state_stores import state_store
 from shared.core.engagement import Counted, decode_engagement
+from shared.core.ports import StateStore
 from shared.core.state import decode_state
 from shared.model.inference import InferenceModel
 from shared.model.rank import Ranked
@@ -82,7 +84,7 @@ class World:
         self.producer.send(self.kafka.topic_interactions, key=user.encode(), value=json.dumps(event).encode())
         self.sent.setdefault(user, []).append(item)
 
-    def wrong(self, store: RedisStateStore) -> list[str]:
+    def wrong(self, store: StateStore) -> list[str]:
         """Users whose state is not that of a clean replay of what was sent."""
         users = list(self.sent)
         states = [decode_state(value) for value in store.read(users)]
@@ -97,7 +99,7 @@ class World:
         ]
 
     def settled(self, seconds: float = 40.0) -> None:
-        store = RedisStateStore(self.redis)
+        store = state_store(self.redis)
 
         def right() -> bool:
             with contextlib.suppress(Exception):

@@ -12,7 +12,8 @@ from shared.adapters.memory import MemoryInteractionSource, MemoryStateStore
 # Some turns, then something bad (or nothing).
 chaos = st.lists(
     st.tuples(
-        st.integers(0, 3), st.sampled_from(["crash", "redis rolls back", "zombie", "redis away", "commit", "hand over"])
+        st.integers(0, 3),
+        st.sampled_from(["crash", "redis rolls back", "zombie", "redis away", "commit", "commit unsaved", "hand over"]),
     ),
     max_size=8,
 )
@@ -45,6 +46,8 @@ def live_through(
         if happening == "commit":
             member.commit()
             disk = store.snapshot()
+        elif happening == "commit unsaved":
+            member.commit()  # what it wrote will be gone if the store goes back in time
         elif happening == "redis rolls back":
             store.restart(disk)
         elif happening == "redis away":

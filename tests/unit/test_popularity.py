@@ -178,7 +178,7 @@ def test_the_consumer_scores_by_the_same_bias():
     folding.begin(model.fingerprint)
     folding.observe([np.frombuffer(state, np.float16) for state in states(30)], range(0, 30_000, 1000))
     recent = counted(ITEMS[50:55] * 500)
-    part = Partition(Progress("life", 0, 0, 0, []), b"", Trending(3600.0, 10), 0, 0, 1, folding, recent)
+    part = Partition(Progress("life", 0, 0, 0, []), b"", Trending(3600.0, 10), 0, 0, 1, folding, 0, recent)
     book = OfferBook(3600.0, 5, 10, 1200.0, 1000, 10.0, lambda: 0.0)
     book.look({0: part}, cold=False)
     assert book.current.bias is None

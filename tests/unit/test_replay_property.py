@@ -20,6 +20,7 @@ from services.consumer.partitions import Partitions
 from services.consumer.sampling import SampleRate
 from services.consumer.service import ConsumerService
 from shared.adapters.memory import MemoryBroker, MemoryInteractionSource, MemoryPublisher, MemoryStateStore
+from shared.adapters.memory_cluster import MemoryClusterStateStore
 from shared.core.errors import Unavailable
 from shared.core.events import EventRules
 from shared.core.progress import decode_progress
@@ -127,15 +128,22 @@ events = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(log=events, happenings=chaos, max_batch=st.integers(1, 7))
-def test_whatever_happens_the_states_equal_those_of_a_clean_replay(log, happenings, max_batch):
+@settings(max_examples=500, deadline=None)
+@given(
+    log=events,
+    happenings=chaos,
+    max_batch=st.integers(1, 7),
+    servers=st.sampled_from([1, 1, 2, 3]),
+    failing=st.integers(0, 2),
+)
+def test_whatever_happens_the_states_equal_those_of_a_clean_replay(log, happenings, max_batch, servers, failing):
+    """servers: of a store whose parts go back in time one at a time, as those of a cluster do; 1: all at once."""
     broker = MemoryBroker(partitions=2)
     broker.create("interactions")
     broker.create("state-updates")
     for n, (user, item, event_id, event_type) in enumerate(log):
         broker.append("interactions", user.encode(), value(user, item, n, event_id, event_type), timestamp=NOW_MS)
-    store = MemoryStateStore()
+    store = MemoryStateStore() if servers == 1 else MemoryClusterStateStore(servers, failing)
 
     def another() -> Member:
         member = Member(broker, store, max_batch, 1000.0)  # commits only where a happening asks for one
