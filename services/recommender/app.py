@@ -13,6 +13,8 @@ from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from services.recommender.console.routes import add_console, add_user_view
 from services.recommender.console.view import Console
@@ -170,12 +172,22 @@ def _add_pages(api: FastAPI) -> None:
         return HTMLResponse(DOCS_PAGE)
 
 
+def _methods_of(api: FastAPI, scope: Scope) -> list[str]:
+    """All that the route of this path and its namesakes answer."""
+    routes = [route for route in api.routes if isinstance(route, Route)]
+    path = next((route.path_format for route in routes if route.matches(scope)[0] != Match.NONE), None)
+    return sorted({method for route in routes if route.path_format == path for method in route.methods or ()})
+
+
 def _add_failures(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         reply = error_reply(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
-        more = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if "allow" in headers:  # the framework names the methods of the first route only
+            headers["allow"] = ", ".join(_methods_of(api, request.scope))
+        more = [(name.encode(), value.encode()) for name, value in headers.items()]
         return _response(reply._replace(headers=[*reply.headers, *more]))
 
     @api.exception_handler(Exception)

