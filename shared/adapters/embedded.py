@@ -35,8 +35,8 @@ def _newest_api_versions(server: str) -> int | None:
         with socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S) as connection:
             connection.settimeout(_TIMEOUT_S)
             connection.sendall(_REQUEST)
-            (size,) = struct.unpack(">i", _receive(connection, 4))
-            answer = _receive(connection, min(size, 1 << 16))
+            (size,) = struct.unpack(">i", receive(connection, 4))
+            answer = receive(connection, min(size, 1 << 16))
         error, count = struct.unpack_from(">hi", answer, 4)
         ranges = [struct.unpack_from(">hhh", answer, 10 + 6 * n) for n in range(count)]
     except (OSError, ValueError, struct.error):
@@ -45,7 +45,8 @@ def _newest_api_versions(server: str) -> int | None:
     return newest[0] if newest and not error else None
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
+def receive(connection: socket.socket, size: int) -> bytes:
+    """Exactly so many bytes. Raises ConnectionError where the other side closed before."""
     data = b""
     while len(data) < size:
         more = connection.recv(size - len(data))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from kafka.errors import KafkaError, for_code
 from kafka.net.sasl import get_sasl_mechanism
 
+from shared.adapters.embedded import receive
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import Unavailable
 
@@ -184,17 +185,7 @@ def _ask(connection: socket.socket, kind: int, version: int, body: bytes) -> byt
     """The answer's body. Raises OSError where the connection ends instead."""
     request = struct.pack(">hhih", kind, version, 1, -1) + body
     connection.sendall(struct.pack(">i", len(request)) + request)
-    (size,) = struct.unpack(">i", _receive(connection, 4))
+    (size,) = struct.unpack(">i", receive(connection, 4))
     if not 4 <= size <= _MOST_BYTES:
         raise ConnectionError("this is not Kafka")
-    return _receive(connection, size)[4:]
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = connection.recv(size - len(data))
-        if not more:
-            raise ConnectionError("closed")
-        data += more
-    return data
+    return receive(connection, size)[4:]
