@@ -48,6 +48,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.stop()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_kafka_client_left_open() -> Iterator[None]:
+    """One that is not closed looks for its broker for ever, and disturbs the tests after it."""
+    before = servers.kafka_threads()
+    yield
+    servers.until(lambda: not servers.kafka_threads() - before, 15, "the Kafka clients of this file are closed")
+
+
 @dataclass(frozen=True)
 class Broker:
     """A broker's address; ``api_version`` is "2.0" for the embedded one."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,3 +142,8 @@ def embedded_broker() -> Iterator[str]:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def kafka_threads() -> set[threading.Thread]:
+    """Of kafka-python's clients in this process: one each, from when they are made until they are closed."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("kafka-io-")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from shared.adapters.kafka_client import bounded, checked_config, unavailable
+from shared.adapters.kafka_client import BOOTSTRAP_MS, bounded, connected, unavailable
 from shared.adapters.settings import KafkaSettings
 
 
@@ -13,16 +13,12 @@ class GroupLag:
     """Committed offsets of a group on a topic. It never joins the group. Not for use by several threads."""
 
     def __init__(self, settings: KafkaSettings, group: str, topic: str) -> None:
+        """Raises Unavailable."""
         self._settings = settings
         self._topic = topic
-        try:
-            self._consumer = KafkaConsumer(
-                group_id=group,
-                enable_auto_commit=False,
-                **checked_config(settings),
-            )
-        except (kafka_errors.KafkaError, OSError) as error:
-            raise unavailable(settings, error) from error
+        self._consumer = connected(
+            KafkaConsumer, settings, group_id=group, enable_auto_commit=False, bootstrap_timeout_ms=BOOTSTRAP_MS
+        )
 
     def lag(self) -> int:
         """Records of all partitions that the group has not committed yet. Raises Unavailable."""

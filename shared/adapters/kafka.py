@@ -13,7 +13,7 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import TopicAdmin, checked_config, unavailable
+from shared.adapters.kafka_client import TopicAdmin, abandon, connected, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import ConsumerSettings, KafkaSettings
 from shared.core.errors import TopicMissing, TopicRecreated
@@ -56,26 +56,28 @@ class KafkaInteractionSource:
         self._revoked: set[int] = set()
         self._held: set[int] = set()
         self.on_revoke: Callable[[frozenset[int]], None] | None = None
+        self._consumer = connected(
+            KafkaConsumer,
+            kafka,
+            group_id=consumer.consumer_group,
+            group_instance_id=consumer.consumer_instance_id or None,
+            enable_auto_commit=False,
+            # "none": a position outside the log is our business, for it may mean that the topic was made anew.
+            auto_offset_reset="none",
+            partition_assignment_strategy=(CooperativeStickyAssignor,),
+            session_timeout_ms=consumer.consumer_session_timeout_ms,
+            heartbeat_interval_ms=consumer.consumer_session_timeout_ms // 4,
+            # The embedded broker answers a waiting fetch at the end of its wait only: no longer than polls linger.
+            fetch_max_wait_ms=max(10, consumer.consumer_linger_ms) if kafka.kafka_api_version else 100,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            max_poll_records=consumer.consumer_max_batch,
+            metadata_max_age_ms=10_000,
+        )
         try:
-            self._consumer = KafkaConsumer(
-                group_id=consumer.consumer_group,
-                group_instance_id=consumer.consumer_instance_id or None,
-                enable_auto_commit=False,
-                # "none": a position outside the log is our business, for it may mean that the topic was made anew.
-                auto_offset_reset="none",
-                partition_assignment_strategy=(CooperativeStickyAssignor,),
-                session_timeout_ms=consumer.consumer_session_timeout_ms,
-                heartbeat_interval_ms=consumer.consumer_session_timeout_ms // 4,
-                # The embedded broker answers a waiting fetch at the end of its wait only: no longer than polls linger.
-                fetch_max_wait_ms=max(10, consumer.consumer_linger_ms) if kafka.kafka_api_version else 100,
-                max_partition_fetch_bytes=_FETCH_BYTES,
-                max_poll_records=consumer.consumer_max_batch,
-                metadata_max_age_ms=10_000,
-                **checked_config(kafka),
-            )
-        except (kafka_errors.KafkaError, OSError) as error:
-            raise unavailable(kafka, error) from error
-        self._membership = Membership(self._consumer, kafka, consumer.consumer_group, self.topic, _Listener(self))
+            self._membership = Membership(self._consumer, kafka, consumer.consumer_group, self.topic, _Listener(self))
+        except BaseException:
+            abandon(self._consumer)
+            raise
 
     def note_assigned(self, partitions: list[TopicPartition]) -> None:
         """From the rebalance listener."""
@@ -197,19 +199,17 @@ class KafkaPublisher:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._failed: list[Exception] = []
-        try:
-            self._producer = KafkaProducer(
-                acks="all",
-                linger_ms=2,
-                # An acknowledgement may be lost with a broker; the delivery is tried again for so long.
-                delivery_timeout_ms=60_000,
-                request_timeout_ms=10_000,
-                max_block_ms=10_000,
-                max_request_size=settings.kafka_max_message_bytes,
-                **checked_config(settings),
-            )
-        except (kafka_errors.KafkaError, OSError) as error:
-            raise unavailable(settings, error) from error
+        self._producer = connected(
+            KafkaProducer,
+            settings,
+            acks="all",
+            linger_ms=2,
+            # An acknowledgement may be lost with a broker; the delivery is tried again for so long.
+            delivery_timeout_ms=60_000,
+            request_timeout_ms=10_000,
+            max_block_ms=10_000,
+            max_request_size=settings.kafka_max_message_bytes,
+        )
 
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None

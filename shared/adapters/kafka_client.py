@@ -74,16 +74,40 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
     return config
 
 
-def checked_config(settings: KafkaSettings) -> dict[str, Any]:
-    """client_config, once TLS and SASL are known to work: with wrong ones kafka-python waits, and says nothing of why.
+def connected(kind: Callable[..., T], settings: KafkaSettings, **options: Any) -> T:
+    """A client of kafka-python: KafkaConsumer, KafkaProducer or KafkaAdminClient, with these options of its own.
 
+    TLS and SASL are tried first: with wrong ones kafka-python waits, and says nothing of why. Where there is no client
+    to be had, nothing of it stays behind: kafka-python 3.0.12 would leave a thread that looks for the broker for ever.
     Raises Unavailable.
     """
     if not settings.kafka_api_version:
         check(settings)
-    return client_config(settings)
+    config = client_config(settings) | options
+    network = config.pop("kafka_client", KafkaNetClient)
+    begun: list[KafkaNetClient] = []
+
+    def begin(**configs: Any) -> KafkaNetClient:
+        begun.append(network(**configs))
+        return begun[-1]
+
+    try:
+        return kind(kafka_client=begin, **config)
+    except BaseException as error:
+        for client in begun:
+            abandon(client)
+        if isinstance(error, (kafka_errors.KafkaError, OSError)):
+            raise unavailable(settings, error) from error
+        raise
 
 
+def abandon(client: Any) -> None:
+    """Close a client that may hang: without waiting for it."""
+    threading.Thread(target=client.close, name="kafka-close", daemon=True).start()
+
+
+BOOTSTRAP_MS = 7000
+"""For clients that are made within ``bounded``: they give up before it does."""
 _SILENT = (TimeoutError, kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)
 
 
@@ -128,17 +152,24 @@ class TopicAdmin:
 
     def _admin(self) -> KafkaAdminClient:
         if self._client is None:
-            client = KafkaAdminClient(request_timeout_ms=5000, **checked_config(self._settings))
-            self._cluster = str(client.describe_cluster().get("cluster_id", ""))
-            self._client = client
+            self._client = connected(
+                KafkaAdminClient, self._settings, request_timeout_ms=5000, bootstrap_timeout_ms=BOOTSTRAP_MS
+            )
+            self._cluster = str(self._client.describe_cluster().get("cluster_id", ""))
         return self._client
+
+    def _give_up(self) -> None:
+        """It hangs."""
+        client, self._client = self._client, None
+        if client is not None:
+            abandon(client)
 
     def describe(self, topic: str) -> tuple[str, list[int]]:
         """(the name of the topic's present life, its partitions). Raises TopicMissing, Unavailable."""
         try:
             answer = bounded(self._settings, lambda: self._admin().describe_topics([topic])[0])
         except Unavailable:
-            self._client = None  # it hangs: closing it might as well
+            self._give_up()
             raise
         except kafka_errors.UnknownTopicOrPartitionError as error:
             raise self._missing(topic) from error
@@ -159,7 +190,7 @@ class TopicAdmin:
         try:
             described = bounded(self._settings, lambda: self._admin().describe_groups([group])[group])
         except Unavailable:
-            self._client = None
+            self._give_up()
             raise
         except (kafka_errors.KafkaError, OSError, KeyError) as error:
             self.close()

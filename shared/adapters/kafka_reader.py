@@ -9,7 +9,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import bounded, checked_config, unavailable
+from shared.adapters.kafka_client import BOOTSTRAP_MS, abandon, bounded, connected, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import Unavailable
@@ -38,7 +38,7 @@ def ensure_topics(settings: KafkaSettings) -> list[str]:
         return []
     made = []
     try:
-        admin = KafkaAdminClient(request_timeout_ms=10_000, **checked_config(settings))
+        admin = connected(KafkaAdminClient, settings, request_timeout_ms=10_000)
         try:
             have = set(admin.list_topics())
             for name, configs in topic_configs(settings).items():
@@ -62,21 +62,24 @@ class KafkaReader:
     """Reads one topic in a consumer group: poll, work, commit."""
 
     def __init__(self, settings: KafkaSettings, topic: str, group: str) -> None:
+        """Raises Unavailable."""
         self._settings = settings
         self._topic = topic
+        self._consumer = connected(
+            KafkaConsumer,
+            settings,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=10_000,
+            fetch_max_wait_ms=100,
+            metadata_max_age_ms=10_000,
+        )
         try:
-            self._consumer = KafkaConsumer(
-                group_id=group,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                session_timeout_ms=10_000,
-                fetch_max_wait_ms=100,
-                metadata_max_age_ms=10_000,
-                **checked_config(settings),
-            )
-        except (kafka_errors.KafkaError, OSError) as error:
-            raise unavailable(settings, error) from error
-        self._membership = Membership(self._consumer, settings, group, topic)
+            self._membership = Membership(self._consumer, settings, group, topic)
+        except BaseException:
+            abandon(self._consumer)
+            raise
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """The next records, in offset order within each partition. Raises TopicMissing, Unavailable."""
@@ -132,7 +135,9 @@ class OffsetReader:
         try:
             ends = bounded(self._settings, lambda: self._ask(topic))
         except Unavailable:
-            self._consumer = None  # it hangs: closing it might as well
+            hangs, self._consumer = self._consumer, None
+            if hangs is not None:
+                abandon(hangs)
             raise
         except (kafka_errors.KafkaError, OSError) as error:
             self.close()
@@ -141,8 +146,12 @@ class OffsetReader:
 
     def _ask(self, topic: str) -> dict[TopicPartition, int]:
         if self._consumer is None:
-            self._consumer = KafkaConsumer(
-                enable_auto_commit=False, request_timeout_ms=10_000, **checked_config(self._settings)
+            self._consumer = connected(
+                KafkaConsumer,
+                self._settings,
+                enable_auto_commit=False,
+                request_timeout_ms=10_000,
+                bootstrap_timeout_ms=BOOTSTRAP_MS,
             )
         partitions = self._consumer.partitions_for_topic(topic) or set()
         tps = [TopicPartition(topic, p) for p in partitions]

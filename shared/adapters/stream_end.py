@@ -17,7 +17,7 @@ class KafkaStreamEnd:
         """Raises Unavailable."""
         self._settings, self._topic = settings, topic
         self._offsets = OffsetReader(settings)
-        self._lag = bounded(settings, lambda: GroupLag(settings, group, topic))
+        self._lag = GroupLag(settings, group, topic)
 
     def total(self) -> int:
         """Records ever written. Raises Unavailable."""

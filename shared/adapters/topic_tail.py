@@ -7,7 +7,7 @@ import time
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from shared.adapters.kafka_client import bounded, client_config, unavailable
+from shared.adapters.kafka_client import bounded, connected, unavailable
 from shared.adapters.memory import MemoryBroker
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import TopicMissing
@@ -29,16 +29,14 @@ class KafkaTopicTail:
         self._settings, self._topic, self._newest = settings, topic, newest
         self._known: set[int] = set()
         self._look_at = 0.0
-        try:
-            self._consumer = KafkaConsumer(
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_max_wait_ms=100,
-                metadata_max_age_ms=10_000,
-                **client_config(settings),
-            )
-        except (kafka_errors.KafkaError, OSError) as error:
-            raise unavailable(settings, error) from error
+        self._consumer = connected(
+            KafkaConsumer,
+            settings,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+            metadata_max_age_ms=10_000,
+        )
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """The next records, in offset order within each partition. Raises TopicMissing, Unavailable."""

@@ -38,13 +38,14 @@ class Process:
             "consumer_group": f"c-{self.redis.redis_prefix}",
         }
         quick = {"model_poll_s": 0.1, "trending_refresh_ms": 100, "emit_linger_ms": 20}
+        patient = {"http_kafka_timeout_ms": 15_000}  # processes start side by side: how long that takes says nothing
         places = {
             "http_port": port,
             "http_host": "127.0.0.1",
             "consumer_port": free_port(),
             "consumer_host": "127.0.0.1",
         }
-        env = service_env(self.kafka, self.redis, self.folder / "models", **quick, **places, **settings)
+        env = service_env(self.kafka, self.redis, self.folder / "models", **(quick | patient | places | settings))
         with (self.folder / f"{module}-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen([sys.executable, "-m", f"services.{module}"], cwd=ROOT, env=env, stderr=log)
         self.processes.append(process)

@@ -56,8 +56,10 @@ def test_what_is_published_is_read(kafka: SecureKafka, listener: str):
 
 
 def test_what_the_acls_do_not_give_is_refused_and_named(kafka: SecureKafka):
+    reader = KafkaReader(kafka.settings(), "interactions", "another-group")
     with pytest.raises(Unavailable, match="uthorization"):
-        KafkaReader(kafka.settings(), "interactions", "another-group").poll(10.0, 1)
+        reader.poll(10.0, 1)
+    reader.close()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,9 @@ def test_what_is_wrong_is_said_at_once_with_the_setting(
 def test_a_name_that_need_not_match_is_a_setting(kafka: SecureKafka):
     address = f"127.0.0.1:{kafka.sasl}"
     lenient = kafka.settings(kafka_bootstrap_servers=address, kafka_ssl_check_hostname=False)
-    _, partitions = TopicAdmin(lenient).describe("interactions")
+    admin = TopicAdmin(lenient)
+    _, partitions = admin.describe("interactions")
+    admin.close()
     assert partitions == [0]
 
 

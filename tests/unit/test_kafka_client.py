@@ -4,10 +4,15 @@ import threading
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.protocol.metadata import MetadataResponse
 from kafka.protocol.schemas.fields.struct import StructField
 
 import shared.adapters.kafka_client  # noqa: F401 - puts it right
+from shared.adapters.kafka_client import connected
+from shared.adapters.settings import KafkaSettings
+from shared.core.errors import Unavailable
+from tests.servers import free_port, kafka_threads, until
 
 
 def test_threads_that_need_the_same_decoder_at_once_get_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +45,12 @@ def test_threads_that_need_the_same_decoder_at_once_get_one_that_works(monkeypat
     second.join()
 
     assert MetadataResponse.decode(body, version=version).controller_id == 7
+
+
+@pytest.mark.parametrize("kind", [KafkaConsumer, KafkaProducer, KafkaAdminClient])
+def test_of_a_client_that_found_no_broker_no_thread_stays_behind(kind: type) -> None:
+    before = kafka_threads()
+    settings = KafkaSettings(kafka_bootstrap_servers=f"127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable, match="bootstrap"):
+        connected(kind, settings, bootstrap_timeout_ms=300)
+    until(lambda: not kafka_threads() - before, 10, "its threads have ended")
