@@ -14,7 +14,7 @@ from typing import Any
 
 from services.simulator.demo.client import RankingClient
 from services.simulator.demo.processes import DemoFailed, Stack
-from services.simulator.keyboard_board import BUCKET, Board, Tally
+from services.simulator.keyboard_board import BUCKET, SHOWN, Board, Tally
 from services.simulator.keyboard_typing import Desk, SharedPublisher, Typing
 from shared.adapters.chart import Line, Panel, draw
 from shared.adapters.embedded import recognise
@@ -78,7 +78,9 @@ class Keyboard:
         self._rules, self._show = rules, show
         self.board = Board()
         self.stop = threading.Event()
-        self._desk = Desk(documents, f"writer-{secrets.token_hex(3)}", rules.words)
+        run = f"writer-{secrets.token_hex(3)}"
+        self._desk = Desk(documents, run, rules.words)
+        self._somebody = f"{run}-0"
         self._most = min(rules.words, sum(len(document) for document in documents))
         passed_on = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
         self._environment = {**rules.environment(), **passed_on, "STACK_DIR": str(folder / "stack")}
@@ -88,6 +90,7 @@ class Keyboard:
         self._models: RankingClient | None = None
         self._look_at = 0.0
         self._paused_at: float | None = None
+        self._at_work = False
         self._noted: set[str] = set()
         self.gates: list[dict[str, Any]] = []
         """What was decided on each version that the retrainer trained"""
@@ -146,7 +149,7 @@ class Keyboard:
 
     def _pause_without_model(self) -> None:
         """On a slow machine everything could be typed before there is anything to see."""
-        champion = any(gate["decision"] == "promoted" for gate in self.gates)
+        champion = self._suggests()
         if self._paused_at is None:
             if not champion and self.board.total.words >= _WITHOUT_MODEL * self._most:
                 self._paused_at = time.monotonic()
@@ -157,6 +160,17 @@ class Keyboard:
             for thread in self._threads:
                 thread.go.set()
             self._paused_at = float("inf")
+
+    def _suggests(self) -> bool:
+        """Whether a model is at work: trained, promoted, and taken up by consumer and recommender."""
+        if not any(gate["decision"] == "promoted" for gate in self.gates):
+            return False
+        if not self._at_work and self._models is not None:
+            try:
+                self._at_work = self._models.ranking(self._somebody, SHOWN).strategy == "gru"
+            except Unavailable:
+                self.board.unanswered += 1
+        return self._at_work
 
     def _look(self) -> None:
         """Tell what the retrainer has noted since the last look."""

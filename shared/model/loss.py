@@ -11,10 +11,12 @@ from shared.model.sample import Candidates
 
 
 class Dismissed(NamedTuple):
-    """pair (K,): the (input, target) pair at whose state an item was turned down; item (K,): its row. int64."""
+    """pair (K,): the (input, target) pair at whose state an item was turned down; item (K,): its row. int64.
+    weight (K,): float32."""
 
     pair: torch.Tensor
     item: torch.Tensor
+    weight: torch.Tensor
 
 
 def softmax_loss(
@@ -83,7 +85,7 @@ class _SoftmaxLoss(torch.autograd.Function):
 def dismissal_loss(
     hidden: torch.Tensor, embedding: torch.Tensor, bias: torch.Tensor, pairs: Dismissed, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Sum over the dismissals of -log p(the item chosen next is preferred to the one dismissed), in nats.
+    """Weighted sum over the dismissals of -log p(the item chosen next is preferred to the one dismissed), in nats.
 
     hidden (N, D) and targets (N,) of all (input, target) pairs; embedding (R, D) and bias (B,) in the same numbering.
     The pairwise loss of BPR (Rendle et al. 2009): unlike one on p(dismissed) alone, its slope does not vanish among
@@ -91,7 +93,8 @@ def dismissal_loss(
     """
     states, chosen = hidden[pairs.pair], targets[pairs.pair]
     difference = embedding[pairs.item] - embedding[chosen]  # (K, D)
-    return functional.softplus((states * difference).sum(1) + bias[pairs.item] - bias[chosen]).sum()
+    losses = functional.softplus((states * difference).sum(1) + bias[pairs.item] - bias[chosen])
+    return losses @ pairs.weight
 
 
 def _low(rows: torch.Tensor) -> torch.Tensor:

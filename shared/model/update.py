@@ -36,11 +36,15 @@ class Updates:
         self.embedding = RowAdam(network.embedding)
         self.bias = RowAdam(network.bias)
         targets = np.delete(sessions.items, sessions.starts[:-1])  # every event but the first of each session
-        self._sampler = NegativeSampler(np.bincount(targets, minlength=items), config.popularity_power)
+        chosen = np.bincount(targets, minlength=items)
+        self._sampler = NegativeSampler(chosen, config.popularity_power)
         self._full = config.negatives == 0 or items <= 2 * config.negatives
         self._bf16 = config.matmul == "bf16" or (config.matmul == "auto" and bf16_is_faster())
         self._place = np.full(items, -1, np.int64)  # scratch: item -> row among those of one update
         self._dismissals = sessions.dismissals.known(items)
+        turned_down = np.bincount(self._dismissals.items, minlength=items)
+        share = config.dismiss_share * np.maximum(chosen, 1) / np.maximum(turned_down, 1)
+        self._dismiss_weight = (config.dismiss_weight * np.minimum(share, 1)).astype(np.float32)  # (items,)
         self.spent = 0.0
         """Share of the time budget that is gone, as the first process last told it."""
 
@@ -70,10 +74,11 @@ class Updates:
         embedding = network.embedding[rows_t].requires_grad_()  # (R, D)
         bias = network.bias[rows_t[:scored]].requires_grad_(not config.scale)  # (S,)
 
+        dismissed = pair, rejected, self._dismiss_weight[items]
         padded = np.zeros(window.inputs.size, np.int64)
         padded[at] = inputs
         hidden, loss = self._loss(
-            padded.reshape(window.inputs.shape), at, embedding, bias, among, (pair, rejected), carried, dropout
+            padded.reshape(window.inputs.shape), at, embedding, bias, among, dismissed, carried, dropout
         )
         self.dense.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -110,14 +115,14 @@ class Updates:
         embedding: torch.Tensor,
         bias: torch.Tensor,
         among: Candidates,
-        dismissed: tuple[Ints, Ints],
+        dismissed: tuple[Ints, Ints, Ints],
         carried: torch.Tensor | None,
         dropout: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(state to carry (1, B, D), this process' part of the mean loss over all pairs).
 
         inputs (T, B): rows of embedding; at (N,): where in them there are pairs; dismissed: (K,) positions in ``at``,
-        (K,) rows of embedding.
+        (K,) rows of embedding, (K,) float32 weights.
         """
         config, lanes, size = self.config, inputs.shape[1], self.group.size
         mine = np.flatnonzero(at % lanes % size == self.group.rank)  # (M,) positions in ``at``
@@ -140,13 +145,13 @@ class Updates:
         candidates = len(among.items)
         loss = softmax_loss(states, embedding[:candidates], bias[:candidates], among, bf16=self._bf16)
         loss = loss * (len(mine) / len(at))
-        pair, rows = dismissed
+        pair, rows, weight = dismissed
         if len(pair):
             position = np.searchsorted(mine, pair)
             kept = mine[np.minimum(position, len(mine) - 1)] == pair
-            pairs = Dismissed(torch.from_numpy(position[kept]), torch.from_numpy(rows[kept]))
+            pairs = Dismissed(*(torch.from_numpy(values) for values in (position[kept], rows[kept], weight[kept])))
             down = dismissal_loss(states, embedding, bias, pairs, torch.from_numpy(among.targets))
-            loss = loss + down * (config.dismiss_weight / len(at))
+            loss = loss + down / len(at)
         return hidden, loss
 
     def _apply(

@@ -261,8 +261,8 @@ def test_config_round_trips_and_names_a_bad_setting() -> None:
 def test_small_logs_get_more_epochs() -> None:
     config = TrainConfig()
     assert config.settled(1_000_000).epochs == 12
-    assert config.settled(4362).epochs == 24  # 200 updates of 512 pairs
-    assert config.settled(10).epochs == 50
+    assert config.settled(18_000).epochs == 20  # 700 updates of 512 pairs
+    assert config.settled(10).epochs == 30
     assert TrainConfig(epochs=3).settled(10).epochs == 3
 
 
