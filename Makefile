@@ -26,7 +26,7 @@ PIP := $(PY) -m pip install --constraint deploy/constraints.txt
 WITH_MAKE := exec $(PY) -I -S services/stack/child.py SIGTERM 0 $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint audit stack replay train evaluate ablation adapt keyboard bench setup redis up down image-size
+.PHONY: help demo test lint audit stack replay train evaluate ablation carry adapt keyboard bench setup redis up down image-size
 
 help:
 	@echo 'Driftwood: next-item recommendations that follow the last action'
@@ -44,6 +44,7 @@ help:
 	@echo '                              Recall@20 and MRR@20 over the whole catalogue'
 	@echo '  make ablation TRAIN=log [TEST=log]'
 	@echo '                              the same with one part of training changed at a time'
+	@echo '  make carry DATA=log         whether a state carried across sessions beats starting each afresh'
 	@echo '  make adapt DATA=log         learning policies compared: never, every day, on drift, every hour; drawn'
 	@echo '  make keyboard TEXT=file     the text streamed as typing, the next word suggested; drawn'
 	@echo '  make bench                  benchmarks, each against its ceiling in the same run'
@@ -53,7 +54,7 @@ help:
 	@echo '  make down                   stops it; what it stored stays'
 	@echo '  make image-size             of the image that `make up` built'
 	@echo
-	@echo 'ARGS="--help" shows the flags of replay, train, evaluate, ablation, adapt, keyboard. The first command sets up .venv.'
+	@echo 'ARGS="--help" shows the flags of replay, train, evaluate, ablation, carry, adapt, keyboard. The first command sets up .venv.'
 
 setup: $(READY)
 
@@ -87,6 +88,9 @@ evaluate: need-TRAIN need-TEST $(READY)
 
 ablation: need-TRAIN $(READY)
 	@exec $(PY) -m services.retrainer.ablation_cli $(if $(TRAIN),--train '$(TRAIN)') $(if $(TEST),--test '$(TEST)') $(ARGS)
+
+carry: need-DATA $(READY)
+	@exec $(PY) -m services.retrainer.carry_cli $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 adapt: need-DATA $(READY)
 	@exec $(PY) -m services.retrainer.adapt_cli $(if $(DATA),--data '$(DATA)') $(ARGS)
