@@ -21,6 +21,7 @@ from shared.model.config import TrainConfig
 from shared.model.dataset import Sessions, catalogue_of, hold_out, without_new_items
 from shared.model.evaluate import evaluate, popularity
 from shared.model.fit import fit
+from shared.model.level import with_level
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("as it trains by itself", {}),
@@ -31,6 +32,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "more-dropout": ("hidden states are thinned as well", {"hidden_dropout": 0.25}),
     "uniform": ("negatives are drawn evenly", {"popularity_power": 0.0}),
     "all-along": ("the last epochs learn all sessions, not the newest", {"newest": 1.0}),
+    "no-level": ("what became popular last week is not put right", {"level": 0.0}),
+    "offers-current": ("the current item is offered again, whatever the log shows", {"repeats_below": 0.0}),
     "no-fall": ("the learning rate stays high to the end", {"final_rate": 1.0}),
 }
 """Name -> what it says, and the settings of TrainConfig that it changes."""
@@ -92,8 +95,9 @@ def _measured(
 ) -> dict[str, float]:
     began = time.monotonic()
     fitted = fit(config, train, items, on_progress=report.training)
+    weights = with_level(fitted.weights, train, config.level)
     train_s = time.monotonic() - began
-    metrics = evaluate(fitted.weights, test, report.ranking)
+    metrics = evaluate(weights, test, report.ranking)
     report.say(f"  Recall@20 {metrics.recall20:.4f}, MRR@20 {metrics.mrr20:.4f}, {train_s:.0f} s")
     return {"recall20": metrics.recall20, "mrr20": metrics.mrr20, "train_s": round(train_s, 2), "epochs": fitted.epochs}
 

@@ -18,6 +18,7 @@ from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import EventSettings
 from shared.core.errors import NoSuchVersion, SettingsInvalid
 from shared.model.dataset import catalogue_of
+from shared.model.level import with_level
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +46,9 @@ def _fresh(args: argparse.Namespace) -> dict[str, Any]:
         run = Run(config, report, Path(args.checkpoints), args.resume)
         began = time.monotonic()
         fitted = run.fit(train, len(catalogue))
+        weights = with_level(fitted.weights, train, config.level)
         train_s = time.monotonic() - began
-        metrics = measured(fitted.weights, train, test, report)
+        metrics = measured(weights, train, test, report)
     return {
         **metrics,
         "train_s": round(train_s, 2),

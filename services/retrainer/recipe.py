@@ -22,6 +22,7 @@ from shared.model.dismissals import is_dismissal
 from shared.model.evaluate import Metrics, evaluate, popularity
 from shared.model.fit import Fitted, fit
 from shared.model.group import ALONE, Group
+from shared.model.level import with_level
 from shared.model.network import Weights, grow
 from shared.model.train import Progress, TrainerState
 
@@ -164,14 +165,16 @@ def train_model(
     began = time.monotonic()
     fitted = run.fit(split.older, split.known)
     train_s = round(time.monotonic() - began, 2)
-    metrics = measured(fitted.weights, split.older, without_new_items(split.newest, split.known), run.report, run.group)
-    weights, names = fitted.weights, split.catalogue[: split.known]
+    weights = with_level(fitted.weights, split.older, run.config.level)
+    metrics = measured(weights, split.older, without_new_items(split.newest, split.known), run.report, run.group)
+    names = split.catalogue[: split.known]
     if final == "tune" and split.newest.pairs:
         names = split.catalogue
-        weights = run.tune(split.newest, weights, len(names) - split.known)
+        weights = run.tune(split.newest, fitted.weights, len(names) - split.known)
+        weights = with_level(weights, sessions_of(log, names, source, sequence, dismissing), run.config.level)
     elif final == "all":
         names = catalogue
-        weights = run.fit(everything, len(names)).weights
+        weights = with_level(run.fit(everything, len(names)).weights, everything, run.config.level)
     lineage = {
         "parent": None,
         "data": source,
