@@ -15,6 +15,7 @@ import torch
 from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.settings import KafkaSettings, RedisSettings
 from tests import containers, servers
+from tests.secure_redis import SecureRedis
 
 # Two files of tests run at once, each with servers beside it: threads of torch would wait for one another.
 torch.set_num_threads(1)
@@ -54,6 +55,17 @@ def no_kafka_client_left_open() -> Iterator[None]:
     before = servers.kafka_threads()
     yield
     servers.until(lambda: not servers.kafka_threads() - before, 15, "the Kafka clients of this file are closed")
+
+
+@pytest.fixture(scope="session")
+def secure_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureRedis]:
+    """A real Redis behind TLS and an ACL."""
+    if servers.redis_server_path() is None:
+        _missing("no redis-server: install redis-server")
+    server = SecureRedis(tmp_path_factory.mktemp("secure-redis"))
+    server.start()
+    yield server
+    server.stop()
 
 
 @dataclass(frozen=True)

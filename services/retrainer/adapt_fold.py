@@ -114,7 +114,7 @@ class FoldedItems:
         if self._correct and self._typical and now - self._corrected_ms >= CORRECT_EVERY_MS:
             self._corrected_ms = now
             chosen, total = self.shares.counts(known)
-            states = np.frombuffer(b"".join(spread(self._typical, STATES)), np.float16).reshape(-1, self._model.width)
+            states = spread(self._typical, STATES)
             ratios = log_ratios(chosen, total * shares_of(self._inference, states))
             self._bias[:known] = self._model.bias + torch.from_numpy(ratios.astype(np.float32))
         self._bias[known:seen] = -torch.inf

@@ -46,8 +46,7 @@ def bias_now(model: InferenceModel, typical: Sequence[bytes], recent: Trending, 
     weights, total = recent.counts()
     if not states or total <= 0:
         return None
-    hidden = np.frombuffer(b"".join(spread(states, STATES)), np.float16).reshape(-1, model.width)
-    expected = total * shares_of(model, hidden)
+    expected = total * shares_of(model, spread(states, STATES))
     chosen = np.zeros(len(expected))
     index = model.index
     known = [(at, weight) for item, weight in weights.items() if (at := index.get(item)) is not None]
@@ -60,10 +59,11 @@ def bias_now(model: InferenceModel, typical: Sequence[bytes], recent: Trending, 
     return bias.astype(np.float32) if bias.any() else None
 
 
-def spread(states: Sequence[bytes], most: int) -> list[bytes]:
-    """At most so many of them, evenly picked."""
+def spread(states: Sequence[bytes], most: int) -> np.ndarray:
+    """(S, D) float16: at most so many of them, evenly picked. states: at least one, (D,) float16 each."""
     count = min(len(states), most)
-    return [states[number * len(states) // count] for number in range(count)]
+    picked = b"".join(states[number * len(states) // count] for number in range(count))
+    return np.frombuffer(picked, np.float16).reshape(count, -1)
 
 
 def log_ratios(chosen: np.ndarray, expected: np.ndarray) -> np.ndarray:

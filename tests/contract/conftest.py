@@ -13,16 +13,6 @@ from tests.redis_cluster import PASSWORD, LocalRedisCluster
 from tests.secure_redis import SecureRedis
 
 
-@pytest.fixture(scope="session")
-def secure_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureRedis]:
-    if servers.redis_server_path() is None:
-        servers.missing("no redis-server: install redis-server")
-    server = SecureRedis(tmp_path_factory.mktemp("secure-redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def acl_redis_settings(secure_redis: SecureRedis) -> RedisSettings:
     """As the user of deploy/SECURITY.md, over TLS; keys of this test alone, below the prefix that it may use."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,25 +9,14 @@ import pytest
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.settings import RedisSettings
 from shared.core.errors import SettingsInvalid, Unavailable
-from tests import servers
 from tests.certificates import Authority
 from tests.secure_redis import PASSWORD, SecureRedis
 from tests.security_examples import example, settings_of
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureRedis]:
-    if servers.redis_server_path() is None:
-        servers.missing("no redis-server: install redis-server")
-    server = SecureRedis(tmp_path_factory.mktemp("secure-redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
-def test_the_example_names_settings_that_exist_and_works(server: SecureRedis, monkeypatch: pytest.MonkeyPatch):
-    assert settings_of(example("redis-tls")).keys() == server.environment().keys()
-    for name, value in server.environment().items():
+def test_the_example_names_settings_that_exist_and_works(secure_redis: SecureRedis, monkeypatch: pytest.MonkeyPatch):
+    assert settings_of(example("redis-tls")).keys() == secure_redis.environment().keys()
+    for name, value in secure_redis.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("REDIS_PASSWORD", raising=False)
     store = RedisStateStore(RedisSettings())
@@ -49,30 +37,30 @@ def test_the_example_names_settings_that_exist_and_works(server: SecureRedis, mo
     ],
 )
 def test_what_is_wrong_is_said_with_the_setting(
-    server: SecureRedis, tmp_path: Path, changes: dict[str, str], says: str
+    secure_redis: SecureRedis, tmp_path: Path, changes: dict[str, str], says: str
 ):
     other = Authority(tmp_path, "another authority")
     certificate, key = other.issue("driftwood", [])
     files = {"redis_ssl_ca_certs": other.ca, "redis_ssl_certfile": certificate, "redis_ssl_keyfile": key}
     changes = {name: str(files[name]) if value == "OTHER" else value for name, value in changes.items()}
-    ports = {"PORT": str(server.port), "PLAIN": str(server.plain_port)}
+    ports = {"PORT": str(secure_redis.port), "PLAIN": str(secure_redis.plain_port)}
     if url := changes.get("redis_url"):
         changes["redis_url"] = next(url.replace(word, port) for word, port in ports.items() if word in url)
-    store = RedisStateStore(server.settings(redis_timeout_s=1, **changes))
+    store = RedisStateStore(secure_redis.settings(redis_timeout_s=1, **changes))
     with pytest.raises(Unavailable, match=says) as error:
         store.read(["u"])
     assert "s3cret" not in str(error.value)
     assert PASSWORD not in str(error.value)
 
 
-def test_files_for_tls_without_tls_are_refused(server: SecureRedis):
+def test_files_for_tls_without_tls_are_refused(secure_redis: SecureRedis):
     with pytest.raises(SettingsInvalid, match="REDIS_SSL_CA_CERTS is set, but REDIS_URL"):
-        RedisStateStore(server.settings(redis_url=f"redis://127.0.0.1:{server.plain_port}/0"))
+        RedisStateStore(secure_redis.settings(redis_url=f"redis://127.0.0.1:{secure_redis.plain_port}/0"))
 
 
-def test_a_file_that_is_not_there_is_named(server: SecureRedis):
+def test_a_file_that_is_not_there_is_named(secure_redis: SecureRedis):
     with pytest.raises(SettingsInvalid, match="REDIS_SSL_CA_CERTS=/nowhere"):
-        RedisStateStore(server.settings(redis_ssl_ca_certs="/nowhere"))
+        RedisStateStore(secure_redis.settings(redis_ssl_ca_certs="/nowhere"))
 
 
 @pytest.mark.parametrize("url", ["redis://:pass/w0rd@host:6379/0", "redis://host:s3cret/0", "s3cret", "http://s3cret"])
