@@ -99,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="keyboard", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--text", type=Path, required=True, help="a text file, UTF-8; paragraphs are documents")
     parser.add_argument("--png", type=Path, default=Path(".run/keyboard.png"), help="the chart (default: %(default)s)")
-    parser.add_argument("--words", type=int, default=40_000, help="typed at most (default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=200.0, help="words a second (default: %(default)s)")
+    parser.add_argument("--words", type=int, default=30_000, help="typed at most (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=120.0, help="words a second (default: %(default)s)")
     parser.add_argument("--writers", type=int, default=200, help="who type at a time (default: %(default)s)")
     parser.add_argument(
         "--first-training", type=int, help="documents begun before it (default: 1.25 times the writers)"
