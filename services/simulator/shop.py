@@ -100,8 +100,9 @@ def build(settings: ShopSettings) -> tuple[Shop, KafkaPublisher]:
     kafka = recognise(KafkaSettings())
     publisher = KafkaPublisher(kafka)
     source = ShopperSource(settings.shop_seed, shifts_until(time.time(), settings.shop_shift_s))
-    freshness = Freshness(Board(), RankingClient(settings.shop_http))
-    client, limiter = RankingClient(settings.shop_http), keep_up(kafka, 0)
+    key = settings.shop_api_key.get_secret_value()
+    freshness = Freshness(Board(), RankingClient(settings.shop_http, key))
+    client, limiter = RankingClient(settings.shop_http, key), keep_up(kafka, 0)
     streamer = Streamer(source, publisher, kafka.topic_interactions, client, freshness, limiter)
     streamer.rate, streamer.asking, streamer.history = settings.shop_rate, bool(settings.shop_http), None
     return Shop(settings, streamer, freshness, source), publisher

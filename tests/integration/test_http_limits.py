@@ -12,10 +12,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.recommender.__main__ import _rules
+from services.recommender.api_keys import keys_of_setting
 from services.recommender.connections import ConnectionLimits
 from services.recommender.http_server import Keys, http_server
 from services.recommender.metrics import RecommenderMetrics
+from services.simulator.demo.client import RankingClient
 from shared.adapters.settings import HttpSettings, listed
+from shared.core.errors import Unavailable
 from tests.security_examples import example, settings_of
 from tests.servers import free_port, until
 from tests.unit.recommender_twins import Twin
@@ -28,7 +31,9 @@ class Served:
 
     def __init__(self, **settings: object) -> None:
         http = HttpSettings(http_host="127.0.0.1", http_port=free_port(), **settings)  # type: ignore[arg-type]
-        keys = Keys((), None, RecommenderMetrics(CollectorRegistry()))
+        keys = Keys(
+            keys_of_setting(http.http_api_keys.get_secret_value()), None, RecommenderMetrics(CollectorRegistry())
+        )
         self.twin = Twin(http=_rules(http, keys))
         self.port = http.http_port
         self.url = f"http://127.0.0.1:{self.port}"
@@ -171,3 +176,11 @@ def test_whose_word_is_taken_for_the_callers_address(serve: Serve):
 
     assert codes(direct) == [200, 429, 429]
     assert codes(behind) == [200, 429, 200]  # the last address that the proxy wrote, not what the caller wrote before
+
+
+def test_the_simulated_shop_asks_with_its_key(serve: Serve):
+    key = "k3y-of-the-simulated-shop"
+    served = serve(http_api_keys=key)
+    assert RankingClient(served.url, key).ranking("ada", 3).strategy == "trending"
+    with pytest.raises(Unavailable, match="401"):
+        RankingClient(served.url).ranking("ada", 3)

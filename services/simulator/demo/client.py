@@ -30,8 +30,9 @@ def path_of(user_id: str, k: int) -> str:
 class RankingClient:
     """Asks the recommender. Not for use by several threads."""
 
-    def __init__(self, http_address: str) -> None:
+    def __init__(self, http_address: str, api_key: str = "") -> None:
         self._address = http_address
+        self._headers = {"X-API-Key": api_key} if api_key else {}
         self._connection = http.client.HTTPConnection(urlsplit(http_address).netloc, timeout=_TIMEOUT_S)
 
     def ranking(self, user_id: str, k: int) -> Held:
@@ -42,7 +43,7 @@ class RankingClient:
         """The body of a GET, asked again once where the kept connection had ended. Raises Unavailable."""
         for last_try in (False, True):
             try:
-                self._connection.request("GET", path)
+                self._connection.request("GET", path, headers=self._headers)
                 answer = self._connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
