@@ -26,7 +26,7 @@ IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 T = TypeVar("T")
 
 
-def until(probe: Callable[[], T], seconds: float = 30.0, what: str = "") -> T:
+def until(probe: Callable[[], T], seconds: float = 60.0, what: str = "") -> T:
     """Wait until ``probe`` gives something true, and return it; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:

@@ -25,7 +25,7 @@ from shared.model.level import with_level
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("as it trains by itself", {}),
-    "one-step": ("no gradient through time: each step learns alone, as in the reference GRU4Rec", {"truncate": 1}),
+    "one-step": ("no gradient through time: each step learns alone, as in the reference GRU4Rec", {"bptt": 0}),
     "full-softmax": ("all items are negatives, none is drawn", {"negatives": 0}),
     "products": ("scores are products with a bias, not cosines", {"scale": 0.0}),
     "no-dropout": ("inputs are kept whole", {"input_dropout": 0.0}),

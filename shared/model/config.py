@@ -38,6 +38,8 @@ class TrainConfig:
     """(input, target) pairs in one update. Fixed in events, not sessions: short and long sessions weigh the same."""
     truncate: int = 32
     """Steps that the gradient flows back. Longer sessions go on in the next window with their state carried."""
+    bptt: int = 1
+    """1: the gradient flows back through the steps of a window; 0: it ends at each, as in the reference GRU4Rec."""
     negatives: int = 2048
     """Items drawn for one update's sampled softmax; 0, or a catalogue that is hardly larger: full softmax."""
     popularity_power: float = 0.75
@@ -89,6 +91,7 @@ class TrainConfig:
         _check("epochs", self.epochs, 0, 10_000)
         _check("batch_events", self.batch_events, 1, 1 << 20)
         _check("truncate", self.truncate, 1, 10_000)
+        _check("bptt", self.bptt, 0, 1)
         _check("negatives", self.negatives, 0, 1 << 20)
         _check("popularity_power", self.popularity_power, 0, 1)
         _check("learning_rate", self.learning_rate, 1e-9, 10)

@@ -134,7 +134,7 @@ class Updates:
             drop(values, config.hidden_dropout, dropout, (len(at), self.network.width), mine)
             nothing = [embedding, bias, *self.gru]
             return values.detach()[:1], torch.stack([p.sum() * 0 for p in nothing]).sum()
-        outputs, hidden = self.network.gru(values, carried)
+        outputs, hidden = self.network.gru(values, carried) if config.bptt else self._by_step(values, carried)
         flat = at[mine] // lanes * chosen.shape[1] + at[mine] % lanes // size
         states = outputs.view(-1, self.network.width).index_select(0, torch.from_numpy(flat))  # (M, D)
         states = drop(states, config.hidden_dropout, dropout, (len(at), self.network.width), mine)
@@ -153,6 +153,16 @@ class Updates:
             down = dismissal_loss(states, embedding, bias, pairs, torch.from_numpy(among.targets))
             loss = loss + down / len(at)
         return hidden, loss
+
+    def _by_step(self, values: torch.Tensor, carried: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """values (T, B, D): the same outputs as of the GRU over all steps, and each has a gradient of one step only."""
+        with torch.no_grad():
+            before, _ = self.network.gru(values, carried)
+        first = torch.zeros_like(before[:1]) if carried is None else carried
+        states = torch.cat([first, before[:-1]]).reshape(1, -1, self.network.width)
+        outputs, _ = self.network.gru(values.reshape(1, -1, self.network.width), states)
+        outputs = outputs.view(values.shape)
+        return outputs, outputs[-1:]
 
     def _apply(
         self, rows: torch.Tensor, embedding: torch.Tensor, bias: torch.Tensor, loss: float, spent: float

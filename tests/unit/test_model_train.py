@@ -272,3 +272,22 @@ def test_dropout_keeps_the_mean() -> None:
     assert thinned.unique().tolist() == pytest.approx([0.0, 4 / 3])
     assert thinned.mean().item() == pytest.approx(1.0, abs=0.01)
     assert drop(values, 0.0, np.random.default_rng(0)) is values
+
+
+def test_without_time_the_loss_is_the_same_and_the_gradient_another() -> None:
+    config = TrainConfig(ModelConfig(8), epochs=3, input_dropout=0.0, negatives=0)
+    with_time, without = (Trainer(replace(config, bptt=bptt), sessions_of([0, 1, 2, 3]), 4) for bptt in (1, 0))
+    first = [trainer.run().loss for trainer in (with_time, without)]  # before the only update
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
+    with_time.run(), without.run()
+    third = [trainer.run().loss for trainer in (with_time, without)]
+    assert abs(third[0] - third[1]) > 1e-5
+
+
+def test_without_time_states_are_carried_all_the_same() -> None:
+    sessions = sessions_of(list(range(6)) * 3)
+    whole = Trainer(TrainConfig(ModelConfig(8), epochs=1, bptt=0, learning_rate=1e-9), sessions, 6)
+    parts = Trainer(TrainConfig(ModelConfig(8), epochs=1, bptt=0, learning_rate=1e-9, truncate=4), sessions, 6)
+    long = Trainer(TrainConfig(ModelConfig(8), epochs=1, bptt=1, learning_rate=1e-9), sessions, 6)
+    losses = [trainer.run().loss for trainer in (whole, parts, long)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
