@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -44,6 +46,19 @@ def test_both_composes_take_it():
         "services",
         "volumes",
     }
+
+
+@pytest.mark.parametrize("command", [["docker", "compose"], ["docker-compose"]], ids=["v2", "1.29"])
+def test_compose_itself_reads_it(command: list[str]):
+    """Without an engine: Compose only parses. Where a machine has none of them there is nothing to ask."""
+    if shutil.which(command[0]) is None or subprocess.run([*command, "version"], capture_output=True).returncode:
+        pytest.skip(f"no {' '.join(command)}")
+    told = subprocess.run(
+        [*command, "--profile", "demo", "--profile", "observability", "config", "--services"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert set(told.stdout.split()) == set(EVERY)
 
 
 @pytest.mark.parametrize("name", EVERY)
