@@ -24,6 +24,9 @@ from services.simulator.keyboard_text import read_documents
 from shared.core.errors import DriftwoodError
 
 _LINE_S = 5.0
+_WORDS_A_SECOND, _MOST_RATE = 0.6, 120.0
+"""Of one writer: what was turned down for one word must be over by the next, and it lasts for up to a second. Of all:
+what two cores carry while they train."""
 _INTERRUPTED, _BAD_INPUT = 130, 2
 
 
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except DriftwoodError as error:
             print(f"keyboard: {error}", file=sys.stderr)
             return _BAD_INPUT
-        rules = _rules(args)
+        rules = _rules(args, len(documents))
         keyboard = Keyboard(documents, rules, folder, lines.show)
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, lambda *_: keyboard.stop.set())
@@ -90,9 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _rules(args: argparse.Namespace) -> KeyboardRules:
-    first = args.first_training or max(2, args.writers + args.writers // 4)
-    return KeyboardRules(args.words, args.rate, args.writers, first, args.max_age, args.seed)
+def _rules(args: argparse.Namespace, documents: int) -> KeyboardRules:
+    """A short text has fewer writers, so that a first model comes while there is still something to type."""
+    writers = min(args.writers, max(1, documents // 3))
+    rate = args.rate or min(_MOST_RATE, _WORDS_A_SECOND * writers)
+    first = args.first_training or writers + max(1, writers // 10)
+    return KeyboardRules(args.words, rate, writers, first, args.max_age, args.seed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,10 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, required=True, help="a text file, UTF-8; paragraphs are documents")
     parser.add_argument("--png", type=Path, default=Path(".run/keyboard.png"), help="the chart (default: %(default)s)")
     parser.add_argument("--words", type=int, default=30_000, help="typed at most (default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=120.0, help="words a second (default: %(default)s)")
-    parser.add_argument("--writers", type=int, default=200, help="who type at a time (default: %(default)s)")
+    parser.add_argument("--rate", type=float, help="words a second, all together (default: 0.6 a writer, at most 120)")
+    parser.add_argument("--writers", type=int, default=200, help="who type at a time, at most (default: %(default)s)")
     parser.add_argument(
-        "--first-training", type=int, help="documents begun before it (default: 1.25 times the writers)"
+        "--first-training", type=int, help="documents begun before it (default: 1.1 times the writers)"
     )
     parser.add_argument(
         "--max-age", type=float, default=45.0, help="seconds until a model is trained anew (%(default)s)"

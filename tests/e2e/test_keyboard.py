@@ -22,9 +22,9 @@ def generated_text(words: int, seed: int = 1) -> str:
     names = [a + b for a in ("ka", "lo", "mi", "nu", "pe", "ro") for b in "bcdfghklmn"]
     following = {name: rng.sample(names, 2) for name in names}
     paragraphs, word = [], names[0]
-    for _ in range(words // 50):
+    for _ in range(words // 40):
         said = []
-        for _ in range(50):
+        for _ in range(40):
             said.append(word)
             word = following[word][rng.random() < 0.3]
         paragraphs.append(" ".join(said).capitalize() + ".")
@@ -34,8 +34,8 @@ def generated_text(words: int, seed: int = 1) -> str:
 @pytest.mark.slow
 def test_suggestions_get_better_while_a_text_is_typed(tmp_path: Path):
     text, png = tmp_path / "text.txt", tmp_path / "keyboard.png"
-    text.write_text(generated_text(3000))
-    flags = ["--rate", "300", "--writers", "20", "--first-training", "20"]
+    text.write_text(generated_text(2400))
+    flags = ["--rate", "50"]  # 20 writers, each of whom leaves a loaded machine .4 s to take up a word
     done = subprocess.run(
         [sys.executable, "-m", "services.simulator.keyboard", "--text", text, "--png", png, *flags],
         cwd=ROOT,
@@ -47,7 +47,7 @@ def test_suggestions_get_better_while_a_text_is_typed(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["words"] + result["unanswered"] == 3000
+    assert result["words"] + result["unanswered"] == 2400
     assert result["trainings"] >= 1
     assert result["last_tenth"] > result["first_tenth"] + 0.2
     assert result["last_tenth"] > result["commonest_words_last_tenth"] + 0.2
