@@ -108,9 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--words", type=int, default=30_000, help="typed at most (default: %(default)s)")
     parser.add_argument("--rate", type=float, help="words a second, all together (default: 0.6 a writer, at most 120)")
     parser.add_argument("--writers", type=int, default=200, help="who type at a time, at most (default: %(default)s)")
-    parser.add_argument(
-        "--first-training", type=int, help="documents begun before it (default: 1.1 times the writers)"
-    )
+    parser.add_argument("--first-training", type=int, help="documents begun before it (default: 1.1 times the writers)")
     parser.add_argument(
         "--max-age", type=float, default=45.0, help="seconds until a model is trained anew (%(default)s)"
     )

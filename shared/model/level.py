@@ -25,6 +25,8 @@ STATES = 2048
 SHARES = np.linspace(0, 1, 11)
 """Of the bias: one of these is applied."""
 _PAIRS = 4096
+_SPARE = 8
+"""As many pairs as states are wanted, times this, are run through the GRU: it bounds memory whatever the log's size."""
 _SCORES_AT_ONCE = 256
 
 
@@ -74,6 +76,8 @@ def _choices(network: Network, sessions: Sessions) -> tuple[Ints, Ints]:
 
 def _states(network: Network, sessions: Sessions) -> tuple[torch.Tensor, torch.Tensor]:
     """((S, D) hidden states from which something was chosen, (S,) the current item at each): STATES at most, evenly."""
+    some = sessions.select(np.arange(0, len(sessions), max(1, sessions.pairs // (_SPARE * STATES))))
+    sessions = some if some.pairs else sessions
     found: list[torch.Tensor] = []
     current: list[Ints] = []
     hidden: torch.Tensor | None = None
