@@ -25,7 +25,7 @@ STATES = 2048
 SHARES = np.linspace(0, 1, 11)
 """Of the bias: one of these is applied."""
 _PAIRS = 4096
-_SPARE = 8
+_SPARE = 32
 """As many pairs as states are wanted, times this, are run through the GRU: it bounds memory whatever the log's size."""
 _SCORES_AT_ONCE = 256
 
