@@ -63,8 +63,8 @@ print(json.dumps(alive))
 
 
 def test_replaced_models_leave_memory_though_something_in_them_is_a_cycle() -> None:
-    """Frozen out of the collector's sight, such a model stayed for ever. In a process of its own: the collector belongs to
-    all threads, and those that other tests leave behind use it too."""
+    """Frozen out of the collector's sight, such a model stayed for ever. In a process of its own: the collector belongs
+    to all threads, and those that other tests leave behind use it too."""
     told = subprocess.run([sys.executable, "-c", CYCLES], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout.splitlines()[-1]) == [["1"], ["2"], ["3"], ["4"], ["5"]]
