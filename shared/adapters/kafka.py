@@ -13,7 +13,7 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import TopicAdmin, abandon, connected, unavailable
+from shared.adapters.kafka_client import TopicAdmin, connected, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import ConsumerSettings, KafkaSettings
 from shared.core.errors import TopicMissing, TopicRecreated
@@ -73,11 +73,7 @@ class KafkaInteractionSource:
             max_poll_records=consumer.consumer_max_batch,
             metadata_max_age_ms=10_000,
         )
-        try:
-            self._membership = Membership(self._consumer, kafka, consumer.consumer_group, self.topic, _Listener(self))
-        except BaseException:
-            abandon(self._consumer)
-            raise
+        self._membership = Membership(self._consumer, kafka, consumer.consumer_group, self.topic, _Listener(self))
 
     def note_assigned(self, partitions: list[TopicPartition]) -> None:
         """From the rebalance listener."""

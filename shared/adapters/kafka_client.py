@@ -102,8 +102,9 @@ def connected(kind: Callable[..., T], settings: KafkaSettings, **options: Any) -
 
 
 def abandon(client: Any) -> None:
-    """Close a client that may hang: without waiting for it."""
-    threading.Thread(target=client.close, name="kafka-close", daemon=True).start()
+    """Close a client that may hang, if there is one: without waiting for it."""
+    if client is not None:
+        threading.Thread(target=client.close, name="kafka-close", daemon=True).start()
 
 
 BOOTSTRAP_MS = 7000
@@ -160,9 +161,8 @@ class TopicAdmin:
 
     def _give_up(self) -> None:
         """It hangs."""
-        client, self._client = self._client, None
-        if client is not None:
-            abandon(client)
+        hangs, self._client = self._client, None
+        abandon(hangs)
 
     def describe(self, topic: str) -> tuple[str, list[int]]:
         """(the name of the topic's present life, its partitions). Raises TopicMissing, Unavailable."""

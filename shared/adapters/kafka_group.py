@@ -18,7 +18,7 @@ from kafka import KafkaConsumer
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.base import BaseCoordinator, MemberState
 
-from shared.adapters.kafka_client import TopicAdmin, bounded
+from shared.adapters.kafka_client import TopicAdmin, abandon, bounded
 from shared.adapters.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class Membership:
         topic: str,
         listener: ConsumerRebalanceListener | None = None,
     ) -> None:
+        """Raises Unavailable: then the consumer is closed."""
         self._consumer = consumer
         self._settings = settings
         self._embedded = bool(settings.kafka_api_version)
@@ -86,7 +87,11 @@ class Membership:
         self._looked_at = time.monotonic()
         self._pause_s = self._shortest_s = _LOOK_EMBEDDED_S if self._embedded else _LOOK_S
         self._left_over: set[int] = set()
-        self._join()
+        try:
+            self._join()
+        except BaseException:
+            abandon(consumer)
+            raise
 
     def _join(self) -> None:
         bounded(self._settings, lambda: self._consumer.partitions_for_topic(self._topic))

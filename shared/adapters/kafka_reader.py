@@ -75,11 +75,7 @@ class KafkaReader:
             fetch_max_wait_ms=100,
             metadata_max_age_ms=10_000,
         )
-        try:
-            self._membership = Membership(self._consumer, settings, group, topic)
-        except BaseException:
-            abandon(self._consumer)
-            raise
+        self._membership = Membership(self._consumer, settings, group, topic)
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """The next records, in offset order within each partition. Raises TopicMissing, Unavailable."""
@@ -136,8 +132,7 @@ class OffsetReader:
             ends = bounded(self._settings, lambda: self._ask(topic))
         except Unavailable:
             hangs, self._consumer = self._consumer, None
-            if hangs is not None:
-                abandon(hangs)
+            abandon(hangs)
             raise
         except (kafka_errors.KafkaError, OSError) as error:
             self.close()
