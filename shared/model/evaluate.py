@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from shared.model.dataset import Sessions, windows
+from shared.model.dataset import Sessions, Window, windows
 from shared.model.dismissals import Ints
 from shared.model.group import ALONE, Group
 from shared.model.network import Network, Weights
@@ -75,18 +75,14 @@ def event_ranks(
     wanted = np.ones(len(test.items), bool) if asked is None else asked.copy()
     wanted[test.starts[:-1][test.lengths > 0]] = False
     found = torch.zeros(len(test.items), dtype=torch.int64)
-    hidden: torch.Tensor | None = None
     done, total = 0, int(wanted.sum())
     mine, where = _share(test, wanted, group)
     with torch.inference_mode():
-        for window in windows(mine, 4096, 64):
-            inputs = functional.embedding(torch.from_numpy(window.inputs), network.embedding)
-            carried = None if window.fresh or hidden is None else hidden[:, : inputs.shape[1]].contiguous()
-            outputs, hidden = network.gru(inputs, carried)
+        for window, after in advanced(network, mine):
             at = np.flatnonzero(window.valid)
             target = where[window.places.ravel()[at] + 1]  # (N,) places in test.items
             at, target = at[wanted[target]], torch.from_numpy(target[wanted[target]])
-            states = outputs.view(-1, network.width)[torch.from_numpy(at)]
+            states = after[torch.from_numpy(at)]
             targets = torch.from_numpy(window.targets.ravel()[at])
             current = torch.from_numpy(window.inputs.ravel()[at])
             for part in range(0, len(at), rows):
@@ -100,6 +96,16 @@ def event_ranks(
                 on_progress(done, total)
     group.add(found)
     return found
+
+
+def advanced(network: Network, sessions: Sessions) -> Iterator[tuple[Window, torch.Tensor]]:
+    """(window, (T * B, D) hidden states after each of its inputs) for all sessions. Under torch.inference_mode."""
+    hidden: torch.Tensor | None = None
+    for window in windows(sessions, 4096, 64):
+        inputs = functional.embedding(torch.from_numpy(window.inputs), network.embedding)
+        carried = None if window.fresh or hidden is None else hidden[:, : inputs.shape[1]].contiguous()
+        outputs, hidden = network.gru(inputs, carried)
+        yield window, outputs.view(-1, network.width)
 
 
 def _share(test: Sessions, wanted: Ints, group: Group) -> tuple[Sessions, Ints]:

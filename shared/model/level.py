@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from shared.model.dataset import Sessions, windows
+from shared.model.dataset import Sessions
 from shared.model.dismissals import Ints
+from shared.model.evaluate import advanced
 from shared.model.network import Network, Weights
-from shared.model.popularity import log_ratios
+from shared.model.popularity import average_shares, log_ratios
 
 WEEK_MS = 7 * 86_400_000
 LEAST_MS = 4 * WEEK_MS
@@ -24,7 +24,6 @@ STATES = 2048
 """Over which the model's own shares are averaged."""
 SHARES = np.linspace(0, 1, 11)
 """Of the bias: one of these is applied."""
-_PAIRS = 4096
 _SPARE = 32
 """As many pairs as states are wanted, times this, are run through the GRU: it bounds memory whatever the log's size."""
 _SCORES_AT_ONCE = 256
@@ -63,15 +62,9 @@ def _choices(network: Network, sessions: Sessions) -> tuple[Ints, Ints]:
     targets = np.delete(sessions.items, sessions.starts[:-1][sessions.lengths > 0])
     chosen = np.bincount(targets, minlength=len(network.embedding)).astype(np.float64)
     states, current = _states(network, sessions)
-    shares = torch.zeros(len(network.embedding))
-    with torch.inference_mode():
-        for at in range(0, len(states), _SCORES_AT_ONCE):
-            part = slice(at, at + _SCORES_AT_ONCE)
-            scores = torch.addmm(network.bias, states[part], network.embedding.T)
-            if not network.repeats:
-                scores.scatter_(1, current[part, None], -torch.inf)
-            shares += scores.softmax(1).sum(0)
-    return chosen, len(targets) * (shares / len(states)).double().numpy()
+    left_out = None if network.repeats else current
+    shares = average_shares(states, network.embedding, network.bias, _SCORES_AT_ONCE, left_out)
+    return chosen, len(targets) * shares
 
 
 def _states(network: Network, sessions: Sessions) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,14 +73,10 @@ def _states(network: Network, sessions: Sessions) -> tuple[torch.Tensor, torch.T
     sessions = some if some.pairs else sessions
     found: list[torch.Tensor] = []
     current: list[Ints] = []
-    hidden: torch.Tensor | None = None
     with torch.inference_mode():
-        for window in windows(sessions, _PAIRS, 64):
-            inputs = functional.embedding(torch.from_numpy(window.inputs), network.embedding)
-            carried = None if window.fresh or hidden is None else hidden[:, : inputs.shape[1]].contiguous()
-            outputs, hidden = network.gru(inputs, carried)
+        for window, after in advanced(network, sessions):
             at = np.flatnonzero(window.valid)
-            found.append(outputs.view(-1, network.width)[torch.from_numpy(at)])
+            found.append(after[torch.from_numpy(at)])
             current.append(window.inputs.ravel()[at])
     states, items = torch.cat(found), np.concatenate(current)
     even = np.linspace(0, len(states) - 1, min(STATES, len(states))).astype(np.int64)

@@ -90,9 +90,25 @@ def best_shape(chosen: np.ndarray, expected: np.ndarray) -> float:
 
 def shares_of(model: InferenceModel, hidden: np.ndarray) -> np.ndarray:
     """(I,) float64: the probability of each item, averaged over states. hidden: (S, D)."""
-    total = torch.zeros(len(model.bias))
+    states = torch.from_numpy(hidden.astype(np.float32))
+    return average_shares(states, model.embedding, model.bias, _AT_ONCE)
+
+
+def average_shares(
+    states: torch.Tensor,
+    embedding: torch.Tensor,
+    bias: torch.Tensor,
+    at_once: int,
+    left_out: torch.Tensor | None = None,
+) -> np.ndarray:
+    """(I,) float64: the probability of each item, averaged over states (S, D). at_once: rows of scores held at a time;
+    left_out (S,): an item that each state does not choose; None: it may choose any."""
+    total = torch.zeros(len(bias))
     with torch.inference_mode():
-        for at in range(0, len(hidden), _AT_ONCE):
-            states = torch.from_numpy(hidden[at : at + _AT_ONCE].astype(np.float32))
-            total += torch.addmm(model.bias, states, model.embedding.T).softmax(1).sum(0)
-    return (total / len(hidden)).double().numpy()
+        for at in range(0, len(states), at_once):
+            part = slice(at, at + at_once)
+            scores = torch.addmm(bias, states[part], embedding.T)
+            if left_out is not None:
+                scores.scatter_(1, left_out[part, None], -torch.inf)
+            total += scores.softmax(1).sum(0)
+    return (total / len(states)).double().numpy()
