@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from shared.core.engagement import SERVED
 from shared.core.events import Interaction
+from shared.core.partition_gauge import PartitionGauge
 from shared.core.ports import StoreMemory
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
@@ -100,7 +101,7 @@ class ConsumerMetrics:
         self.redis_evicted = Gauge(
             "driftwood_redis_evicted_keys", "Keys that Redis threw away for want of room since its start", registry=r
         )
-        self._lagging: set[str] = set()
+        self._lags = PartitionGauge(self.lag)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -115,12 +116,8 @@ class ConsumerMetrics:
             self.served.labels(what)
 
     def lags(self, records: Mapping[int, int]) -> None:
-        """Lag of the partitions owned, and of no others: another member tells of those that went to it."""
-        for partition in self._lagging - {str(number) for number in records}:
-            self.lag.remove(partition)
-        self._lagging = {str(number) for number in records}
-        for number, count in records.items():
-            self.lag.labels(str(number)).set(count)
+        """Lag of the partitions owned, and of no others."""
+        self._lags.show(records)
 
     def store_memory(self, memory: StoreMemory) -> None:
         """What the state store says of itself."""

@@ -113,7 +113,7 @@ class OfferBook:
         counts = Trending(self._half_life_s, _POPULAR)
         for part in owned.values():
             # As it was saved a moment ago; one just taken over was not.
-            landmark, weights = part.trending.last if part.trending.last[1] else part.trending.snapshot()
+            landmark, weights = part.trending.saved()
             counts.merge(landmark, weights if sums else weights[:_POPULAR], part.trending.total)
         self._popular = {item: place for place, (item, _) in enumerate(counts.top(_POPULAR))}
         if sums:
@@ -132,7 +132,7 @@ class OfferBook:
         counts = Trending(self._popularity_half_life_s, self._keep)
         for part in owned.values():
             if part.recent is not None:
-                landmark, weights = part.recent.last if part.recent.last[1] else part.recent.snapshot()
+                landmark, weights = part.recent.saved()
                 counts.merge(landmark, weights, part.recent.total, part.recent.newest)
         return counts
 

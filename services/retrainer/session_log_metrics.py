@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from shared.core.partition_gauge import PartitionGauge
 from shared.core.session_log_port import LogSummary, Upkeep
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
@@ -32,7 +33,7 @@ class SessionLogMetrics:
         self.forgotten = Counter(
             "driftwood_session_log_forgotten_events_total", "Events of forgotten users taken out of files", registry=r
         )
-        self._lagging: set[str] = set()
+        self._lags = PartitionGauge(self.behind)
 
     def logged(self, outcome: str, count: int) -> None:
         """See SessionLogHooks."""
@@ -44,11 +45,7 @@ class SessionLogMetrics:
 
     def lag(self, records: Mapping[int, int]) -> None:
         """See SessionLogHooks."""
-        for partition in self._lagging - {str(number) for number in records}:
-            self.behind.remove(partition)  # another member tells of it now
-        self._lagging = {str(number) for number in records}
-        for partition_number, count in records.items():
-            self.behind.labels(str(partition_number)).set(count)
+        self._lags.show(records)
 
     def upkept(self, done: Upkeep, summary: LogSummary) -> None:
         """See SessionLogHooks."""

@@ -344,10 +344,10 @@ class RedisClusterStateStore(ClusterConnection):
 
 def _runs(server_id: str) -> list[str]:
     """What ``server_id`` said of each bucket; a text that it never said fits no server."""
+    if not server_id.startswith("{"):
+        return [f"{server_id}/" if server_id else ""] * BUCKETS
     runs = [server_id] * BUCKETS
-    if server_id.startswith("{"):
-        for run, buckets in json.loads(server_id).items():
-            for bucket in buckets:
-                runs[bucket] = run
-        return runs
-    return [f"{server_id}/" if server_id else ""] * BUCKETS
+    for run, buckets in json.loads(server_id).items():
+        for bucket in buckets:
+            runs[bucket] = run
+    return runs

@@ -99,3 +99,7 @@ class Trending:
         """(landmark in ms, the most popular items): what is stored."""
         self.last = self._landmark, self.top(self._keep)
         return self.last
+
+    def saved(self) -> tuple[int, list[tuple[str, float]]]:
+        """What ``snapshot`` gave last; made now where there was none yet."""
+        return self.last if self.last[1] else self.snapshot()
