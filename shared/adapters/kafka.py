@@ -23,6 +23,12 @@ log = logging.getLogger(__name__)
 
 _FETCH_BYTES = 8 << 20
 """Fetched from one partition at once, at most; together with the number of partitions it bounds our memory."""
+_LINGER_MS = 2
+_LINGER_EMBEDDED_MS = 20
+"""The embedded broker answers a fetch with one batch of a partition, found by a walk over all that it holds: it keeps
+up only where batches are few."""
+_SAME_LIFE_S = 0.5
+"""Where topics have no ids, all that the broker can tell is that a topic is gone: asked only so often."""
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -52,6 +58,8 @@ class KafkaInteractionSource:
         self._kafka = kafka
         self._linger_s = consumer.consumer_linger_ms / 1000
         self._admin = TopicAdmin(kafka)
+        self._described: tuple[str, list[int]] = ("", [])
+        self._described_until = 0.0
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._held: set[int] = set()
@@ -142,7 +150,11 @@ class KafkaInteractionSource:
 
     def incarnations(self, partitions: Sequence[int]) -> dict[int, str]:
         """See InteractionSource."""
-        life, existing = self._admin.describe(self.topic)
+        if time.monotonic() >= self._described_until:
+            self._described = self._admin.describe(self.topic)
+            if self._described[0].endswith("/"):
+                self._described_until = time.monotonic() + _SAME_LIFE_S
+        life, existing = self._described
         return dict.fromkeys([p for p in partitions if p in existing], life)
 
     def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -199,7 +211,7 @@ class KafkaPublisher:
             KafkaProducer,
             settings,
             acks="all",
-            linger_ms=2,
+            linger_ms=_LINGER_EMBEDDED_MS if settings.kafka_api_version else _LINGER_MS,
             # An acknowledgement may be lost with a broker; the delivery is tried again for so long.
             delivery_timeout_ms=60_000,
             request_timeout_ms=10_000,
