@@ -132,6 +132,7 @@ def main() -> int:
             consumer.popularity_half_life_s,
             consumer.trending_items,
             consumer.popularity_refresh_s,
+            consumer.refine_items,
         )
         engagement = Engagement(rate, kafka.topic_engagement, metrics, offers)
         engagement.start()
@@ -154,6 +155,7 @@ def main() -> int:
             consumer.trending_items,
             consumer.fold_in_items,
             consumer.popularity_half_life_s,
+            consumer.refine_items,
         )
         status.service = ConsumerService(
             source,

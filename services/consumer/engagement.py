@@ -19,7 +19,7 @@ import torch
 
 from services.consumer.advance import Moment, Wanted
 from services.consumer.metrics import ConsumerMetrics
-from services.consumer.offers import Bias, NewRows, OfferBook
+from services.consumer.offers import Corrected, NewRows, OfferBook
 from services.consumer.partitions import Partition
 from services.consumer.sampling import SampleRate
 from services.consumer.spans import Lot, merged
@@ -143,19 +143,19 @@ class Engagement:
         for lot in lots:
             for moment in lot.moments:
                 if lot.model is not None and moment.fresh.warm:
-                    key = (id(lot.model), id(lot.offers.new), id(lot.offers.bias))
+                    key = (id(lot.model), id(lot.offers.new), id(lot.offers.corrected))
                     asked.setdefault(key, []).append((lot, moment))
                 else:
                     _note(lot, moment, _trending_rank(moment, lot.offers.popular, lot.model))
         for moments in asked.values():
             lot = moments[0][0]
             if lot.model is not None:
-                _rank(lot.model, lot.offers.new, lot.offers.bias, moments)
+                _rank(lot.model, lot.offers.new, lot.offers.corrected, moments)
         used_s = (time.thread_time() - started) * torch.get_num_threads()
         self._rate.scored(sum(len(lot.moments) for lot in lots), used_s)
         if lots[-1].model is not None:
             self.offers.make_rows(lots[-1].model)
-            self.offers.make_bias(lots[-1].model)
+            self.offers.make_correction(lots[-1].model)
 
     def _count(self, batch: EngagementBatch) -> None:
         metrics, labels = self._metrics, (batch.model_version or "none", batch.strategy)
@@ -168,7 +168,9 @@ class Engagement:
             metrics.served.labels(kind).inc(batch.served[kind])
 
 
-def _rank(model: InferenceModel, new: NewRows | None, bias: Bias | None, asked: Sequence[tuple[Lot, Moment]]) -> None:
+def _rank(
+    model: InferenceModel, new: NewRows | None, corrected: Corrected | None, asked: Sequence[tuple[Lot, Moment]]
+) -> None:
     """Rank the chosen items of states of one model; those that neither it nor the new rows hold are misses."""
     if new is not None and new.fingerprint != model.fingerprint:
         new = None
@@ -184,8 +186,8 @@ def _rank(model: InferenceModel, new: NewRows | None, bias: Bias | None, asked: 
             _note(lot, moment, 0)
         else:
             found.append((lot, moment))
-    extra = bias.extra if bias is not None and bias.fingerprint == model.fingerprint else None
-    ranked = Ranked(model, None if new is None else new.rows, extra)
+    fits = corrected is not None and corrected.fingerprint == model.fingerprint
+    ranked = Ranked(model, None if new is None else new.rows, corrected.correction if corrected and fits else None)
     for at in range(0, len(found), ROWS):
         part = [moment for _, moment in found[at : at + ROWS]]
         hidden = np.stack([moment.hidden for moment in part if moment.hidden is not None])  # (B, D)

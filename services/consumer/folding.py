@@ -1,4 +1,4 @@
-"""What a batch tells of items that the model does not know: the hidden states of those who chose them, once each."""
+"""Who chooses what, in a batch: the states of all choosers of items new to the model, and of a sample of others'."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from services.consumer.advance import Moment, Placed
 from services.consumer.partitions import Partition
 from shared.core.state import UserState
+from shared.model.fold_in import FoldIn
 from shared.model.inference import Hidden, InferenceModel
 
 
@@ -85,23 +86,34 @@ def fold(
     moments: Iterable[Moment],
     fingerprint: int,
 ) -> None:
-    """Add the choices to their partitions' sums, in the order of the log, and let these see the sampled moments.
+    """Add the choices, and the sampled moments of items that the model knows, to their partitions' sums, in the order
+    of the log.
 
     numbers: the batch's partitions.
     """
-    by_partition: dict[int, tuple[list[Choice], list[Choice]]] = {number: ([], []) for number in numbers}
+    by_partition: dict[int, tuple[list[Choice], list[Choice], list[Choice]]] = {n: ([], [], []) for n in numbers}
     for choice in choices:
         by_partition[choice.event.partition][0].append(choice)
     for moment in moments:
         if moment.sampled and moment.hidden is not None:
             event = moment.fresh.event
-            by_partition[event.partition][1].append(Choice(event, moment.hidden))
-    for number, (chosen, sampled) in by_partition.items():
-        folding = owned[number].folding
-        folding.begin(fingerprint)
-        folding.observe([one.hidden for one in sampled], [one.event.ts for one in sampled])
-        if chosen:
-            chosen.sort(key=lambda choice: choice.event.offset)
-            events = [choice.event for choice in chosen]
-            hidden = np.stack([choice.hidden for choice in chosen])
-            folding.add([event.item_id for event in events], hidden, [event.ts for event in events])
+            _, sampled, known = by_partition[event.partition]
+            sampled.append(Choice(event, moment.hidden))
+            if moment.fresh.item >= 0 and moment.fresh.warm:
+                known.append(sampled[-1])
+    for number, (chosen, sampled, known) in by_partition.items():
+        part = owned[number]
+        part.folding.begin(fingerprint)
+        part.choosers.begin(fingerprint)
+        events = [one.event for one in sampled]
+        part.folding.observe([one.hidden for one in sampled], [e.ts for e in events], [e.item_id for e in events])
+        _add(part.folding, chosen)
+        _add(part.choosers, known)
+
+
+def _add(sums: FoldIn, choices: list[Choice]) -> None:
+    if choices:
+        choices.sort(key=lambda choice: choice.event.offset)
+        events = [choice.event for choice in choices]
+        hidden = np.stack([choice.hidden for choice in choices])
+        sums.add([event.item_id for event in events], hidden, [event.ts for event in events])

@@ -11,18 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 from services.consumer.partitions import Partition
 from shared.core.progress import Folded
 from shared.core.trending import Trending
 from shared.model.fold_in import Bases, Rows, merged
 from shared.model.inference import InferenceModel
-from shared.model.popularity import bias_now
+from shared.model.refine import Correction, Seen, correction_now
 
 _REST = 200
-"""The next bias waits so many times as long as the last one took, at least: half a percent of a core."""
+"""The next correction waits so many times as long as the last one took, at least: half a percent of a core."""
 
 _POPULAR = 200
 """Trending items looked at: a ranking of 20, and as many as a user can have dismissed."""
@@ -36,11 +33,11 @@ class NewRows(NamedTuple):
     places: Mapping[str, int]
 
 
-class Bias(NamedTuple):
-    """What is popular now, for the model with this fingerprint. extra: (I,) beside its own bias."""
+class Corrected(NamedTuple):
+    """What the stream of now tells of the items of the model with this fingerprint; None: nothing."""
 
     fingerprint: int
-    extra: torch.Tensor
+    correction: Correction | None
 
 
 class Offers(NamedTuple):
@@ -48,7 +45,7 @@ class Offers(NamedTuple):
 
     popular: Mapping[str, int] = {}
     new: NewRows | None = None
-    bias: Bias | None = None
+    corrected: Corrected | None = None
 
 
 class _Sums(NamedTuple):
@@ -61,15 +58,14 @@ class _Sums(NamedTuple):
 
 
 class _Now(NamedTuple):
-    """What a bias is to be made of."""
+    """What a correction is to be made of."""
 
     fingerprint: int
-    typical: list[bytes]
-    recent: Trending
+    seen: Seen
 
 
 class OfferBook:
-    """The commit takes the sums, which is quick; the scoring thread makes the rows and the bias."""
+    """The commit takes the sums, which is quick; the scoring thread makes the rows and the correction."""
 
     def __init__(
         self,
@@ -79,17 +75,19 @@ class OfferBook:
         popularity_half_life_s: float = 0.0,
         keep: int = 1000,
         refresh_s: float = 10.0,
+        refine_items: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """popularity_half_life_s: of what is popular now, 0: it is no bias; keep: items counted in each partition;
-        refresh_s: from one bias to the next, at least."""
+        """popularity_half_life_s: of what is popular now, 0: nothing is corrected; keep: items counted in each
+        partition; refresh_s: from one correction to the next, at least; refine_items: rows replaced, at most."""
         self._popularity_half_life_s = popularity_half_life_s
         self._keep = keep
         self._refresh_s = refresh_s
         self._clock = clock
         self._now: _Now | None = None
         self._due = 0.0
-        self._bias: Bias | None = None
+        self._corrected: Corrected | None = None
+        self._refine_items = refine_items
         self._half_life_s = half_life_s
         self._fold_in_min = fold_in_min
         self._fold_in_items = fold_in_items
@@ -101,7 +99,7 @@ class OfferBook:
     @property
     def current(self) -> Offers:
         """What is offered now."""
-        return Offers(self._popular, self._new, self._bias)
+        return Offers(self._popular, self._new, self._corrected)
 
     def look(self, owned: Mapping[int, Partition], cold: bool) -> None:
         """Take what these partitions know. cold: whether users without a state were about."""
@@ -121,7 +119,7 @@ class OfferBook:
             counts = now if now is not None and now.total else counts
             fingerprint = sums[0][0]
             folded = [one for made_by, part in sums if made_by == fingerprint for one in part.snapshot()]
-            typical = [state for made_by, part in sums if made_by == fingerprint for state in part.typical]
+            typical = [state for made_by, part in sums if made_by == fingerprint for state, _ in part.typical]
             names = list(dict.fromkeys(one.item_id for one in folded))
             self._sums = _Sums(fingerprint, folded, typical, dict(zip(names, counts.shares(names), strict=True)))
 
@@ -138,24 +136,30 @@ class OfferBook:
 
     def _look_at_now(self, owned: Mapping[int, Partition]) -> None:
         fingerprint = max((part.folding.fingerprint for part in owned.values()), default=0)
-        known = self._bias is not None and self._bias.fingerprint == fingerprint
+        known = self._corrected is not None and self._corrected.fingerprint == fingerprint
         if not fingerprint or (known and self._clock() < self._due):
             return
         recent = self._recent(owned)
         if recent is not None:
-            ours = [part.folding for part in owned.values() if part.folding.fingerprint == fingerprint]
-            self._now = _Now(fingerprint, [state for folding in ours for state in folding.typical], recent)
+            ours = [part for part in owned.values() if part.folding.fingerprint == fingerprint]
+            choices = [one for part in ours for one in part.folding.typical]
+            choosers = [one for part in ours for one in part.choosers.snapshot()] if self._refine_items else []
+            self._now = _Now(fingerprint, Seen(choices, choosers, recent))
 
-    def make_bias(self, model: InferenceModel) -> None:
-        """The bias of what is popular now, if that was looked at since; called where there is time for it."""
+    def make_correction(self, model: InferenceModel) -> None:
+        """What the stream of now tells, if that was looked at since; called where there is time for it."""
         now, self._now = self._now, None
         if now is None or now.fingerprint != model.fingerprint:
             return
         began = time.perf_counter()
-        extra = bias_now(model, now.typical, now.recent, self._keep)
-        zeros = np.zeros(len(model.items), np.float32)
-        self._bias = Bias(model.fingerprint, torch.from_numpy(zeros if extra is None else extra))
+        correction = correction_now(model, self._bases_of(model), now.seen, self._keep, self._refine_items)
+        self._corrected = Corrected(model.fingerprint, correction)
         self._due = self._clock() + max(self._refresh_s, _REST * (time.perf_counter() - began))
+
+    def _bases_of(self, model: InferenceModel) -> Bases:
+        if self._bases is None or self._bases[0] != model.fingerprint:
+            self._bases = model.fingerprint, Bases(model)
+        return self._bases[1]
 
     def make_rows(self, model: InferenceModel) -> None:
         """Rows from the sums last taken, if they are of this model; called where there is time for it."""
@@ -163,9 +167,7 @@ class OfferBook:
         if sums is None or sums.fingerprint != model.fingerprint:
             return
         candidates = [one for one in merged(sums.folded, self._fold_in_min) if one.item_id not in model.index]
-        if self._bases is None or self._bases[0] != model.fingerprint:
-            self._bases = model.fingerprint, Bases(model)
-        basis = self._bases[1].of(sums.typical) if candidates else None
+        basis = self._bases_of(model).of(sums.typical) if candidates else None
         if basis is None:
             return
         best = heapq.nsmallest(self._fold_in_items, candidates, key=lambda c: (-sums.shares[c.item_id], c.item_id))

@@ -29,6 +29,8 @@ class Partition:
     folding: FoldIn
     counted: int
     """``trending`` and ``folding`` hold all below it: more than ``next_offset`` where only states were lost."""
+    choosers: FoldIn
+    """As ``folding``, of items that the model knows; a sample."""
     recent: Trending | None = None
     """As ``trending``, of what is popular now; None: not counted."""
 
@@ -47,13 +49,16 @@ class Partitions:
         keep: int,
         fold_items: int = 0,
         popularity_half_life_s: float = 0.0,
+        refine_items: int = 0,
     ) -> None:
-        """popularity_half_life_s: of what is popular now; 0: it is not counted."""
+        """popularity_half_life_s: of what is popular now; 0: it is not counted. refine_items: of those that the model
+        knows, whose choosers are summed up."""
         self._source = source
         self._store = store
         self._half_life_s = half_life_s
         self._keep = keep
         self._fold_items = fold_items
+        self._refine_items = refine_items
         self._popularity_half_life_s = popularity_half_life_s
         self._server = ""
         self._life = ""
@@ -91,6 +96,7 @@ class Partitions:
         trending = Trending(self._half_life_s, self._keep)
         recent = Trending(self._popularity_half_life_s, self._keep) if self._popularity_half_life_s else None
         folding = FoldIn(self._fold_items, self._half_life_s)
+        choosers = FoldIn(self._refine_items, self._half_life_s)
         if value is not None:
             try:
                 known = decode_progress(value)
@@ -100,7 +106,8 @@ class Partitions:
                 trending.merge(known.landmark, known.weights, known.total)
                 if recent is not None:
                     recent.merge(known.recent_landmark, known.recent, known.recent_total, known.recent_ts)
-                folding.restore(known.fingerprint, known.folded, known.typical)
+                folding.restore(known.fingerprint, known.folded, known.choices())
+                choosers.restore(known.fingerprint, known.choosers)
                 progress = self._continue(known, life, first, end, place)
         progress, start = _held_by_all(progress, [decode_mark(mark) for mark in marks], first)
         if start < progress.next_offset:
@@ -108,7 +115,7 @@ class Partitions:
         log.info("partition taken over", extra={**place, "offset": start, "end": end})
         return Partition(
             progress, token_of(value), trending, start, start, progress.incarnation_id(), folding,
-            progress.next_offset, recent,
+            progress.next_offset, choosers, recent,
         )  # fmt: skip
 
     def _continue(self, known: Progress, life: str, first: int, end: int, place: dict[str, object]) -> Progress:
@@ -163,11 +170,13 @@ class Partitions:
     def _progress(self, part: Partition) -> Progress:
         landmark, weights = part.trending.snapshot()
         known, folding, recent = part.progress, part.folding, part.recent
+        choices = folding.typical
         now, popular = recent.snapshot() if recent is not None else (0, [])
         return Progress(
             known.incarnation, known.generation, part.next_offset, landmark, weights, part.trending.total,
-            folding.fingerprint, folding.snapshot(), folding.typical,
+            folding.fingerprint, folding.snapshot(), [state for state, _ in choices],
             now, popular, *((recent.total, recent.newest) if recent is not None else (0.0, 0)),
+            [item for _, item in choices], part.choosers.snapshot(),
         )  # fmt: skip
 
     def save(self) -> dict[int, int]:

@@ -105,6 +105,7 @@ class System:
             trending.trending_items,
             trending.popularity_refresh_s,
             self.metrics,
+            trending.refine_items,
         )
         self.trending = TrendingView(
             self.store,

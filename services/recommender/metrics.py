@@ -53,8 +53,14 @@ class RecommenderMetrics:
             "Largest bias of an item by what is popular now",
             registry=r,
         )
+        self.refined_items = Gauge(
+            "driftwood_refined_items", "Items of the model whose rows follow those who choose them now", registry=r
+        )
         self.popularity_seconds = Histogram(
-            "driftwood_popularity_seconds", "Time to make the bias for what is popular now", buckets=_STAGES, registry=r
+            "driftwood_popularity_seconds",
+            "Time to make the corrections by what is popular now and who chooses it",
+            buckets=_STAGES,
+            registry=r,
         )
         self.refused = Counter(
             "driftwood_rank_refused_total", "Requests not ranked, by the system at fault", ["why"], registry=r

@@ -114,6 +114,7 @@ def _rules(begin: int, args: argparse.Namespace) -> ReplayRules:
         fold_items=settings.fold_in_items,
         half_life_s=settings.popularity_half_life_s or settings.trending_half_life_s,
         correct=settings.popularity_half_life_s > 0,
+        refine_items=settings.refine_items,
         score_every=args.score_every,
     )
 

@@ -1,4 +1,4 @@
-"""Items that came after the last training, folded into the ranking from the states of those who chose them.
+"""Items newer than the last training folded into the ranking, and known ones corrected by who chooses them now.
 
 The mathematics is that of the services (shared/model/fold_in.py); here all users are in one place, so the sums are
 plain arrays over the log's item numbers.
@@ -17,6 +17,7 @@ from services.retrainer.adapt_stream import Ints, Stream
 from shared.model.fold_in import TYPICAL, TYPICAL_EVERY_MS, Bases, Candidate
 from shared.model.inference import InferenceModel
 from shared.model.popularity import STATES, log_ratios, shares_of, spread
+from shared.model.refine import Choices, Table, refined
 
 CORRECT_EVERY_MS = 240_000
 """Of the log, from one bias of known items to the next. The services do it every ten seconds."""
@@ -58,13 +59,17 @@ class Shares:
 
 
 class FoldedItems:
-    """The rows to rank at a time: the model's own, biased by what is popular now, and, above its items, those folded
-    in."""
+    """The rows to rank at a time: the model's own, corrected by what is popular now and who chooses it, and, above its
+    items, those folded in."""
 
-    def __init__(self, stream: Stream, half_life_s: float, minimum: int, keep: int, correct: bool = True) -> None:
+    def __init__(
+        self, stream: Stream, half_life_s: float, minimum: int, keep: int, correct: bool = True, refine: int = 0
+    ) -> None:
         """half_life_s: of what is popular now; minimum: choices after which an item is ranked; keep: items at once,
-        those with the largest share; correct: whether popularity is a bias of known items too."""
+        those with the largest share; correct: whether known items are corrected; refine: of how many of them the
+        rows."""
         self._stream, self._minimum, self._keep, self._correct = stream, minimum, keep, correct
+        self._refine = refine
         items = int(stream.seen[-1])
         self.shares = Shares(items, half_life_s * 1000.0)
         self._chosen = np.zeros(items, np.int64)
@@ -76,7 +81,7 @@ class FoldedItems:
         self._model, self._inference = model, _inference(model)
         self._bases = Bases(self._inference)
         self._corrected_ms = 0
-        self._typical: deque[bytes] = deque(maxlen=4 * TYPICAL)  # as of four partitions
+        self._typical: deque[tuple[bytes, int]] = deque(maxlen=4 * TYPICAL)  # as of four partitions
         self._typical_ms = 0
         self._total = np.zeros((items, model.width))
         self._chosen[:] = 0
@@ -91,10 +96,7 @@ class FoldedItems:
         items = self._stream.items[begin:end]
         self.shares.add(items, self._stream.ts[begin:end])
         self._keep_typical(begin, end, before)
-        new = items >= self._model.items
-        if not new.any():
-            return
-        items, states = items[new], before.numpy()[new]
+        states = before.numpy()
         known = np.any(states != 0, axis=1)  # a user's first action tells nothing of who chooses this
         np.add.at(self._chosen, items, 1)
         np.add.at(self._states, items[known], 1)
@@ -105,7 +107,7 @@ class FoldedItems:
         for at in range(begin, end):
             ts = int(self._stream.ts[at])
             if ts - self._typical_ms >= TYPICAL_EVERY_MS // 4 and (state := before[at - begin]).any():
-                self._typical.append(state.half().numpy().tobytes())
+                self._typical.append((state.half().numpy().tobytes(), int(self._stream.items[at])))
                 self._typical_ms = ts
 
     def catalogue(self, seen: int, now: int) -> Catalogue:
@@ -113,10 +115,7 @@ class FoldedItems:
         known = self._model.items
         if self._correct and self._typical and now - self._corrected_ms >= CORRECT_EVERY_MS:
             self._corrected_ms = now
-            chosen, total = self.shares.counts(known)
-            states = spread(self._typical, STATES)
-            ratios = log_ratios(chosen, total * shares_of(self._inference, states))
-            self._bias[:known] = self._model.bias + torch.from_numpy(ratios.astype(np.float32))
+            self._correct_known(known)
         self._bias[known:seen] = -torch.inf
         ready = known + np.flatnonzero(self._chosen[known:seen] >= self._minimum)
         if len(ready) > self._keep:
@@ -124,6 +123,31 @@ class FoldedItems:
         if len(ready):
             self._fill(ready)
         return Catalogue(self._embedding[:seen], self._bias[:seen], known)
+
+    def _correct_known(self, known: int) -> None:
+        chosen, total = self.shares.counts(known)
+        states = spread([state for state, _ in self._typical], STATES)
+        ratios = log_ratios(chosen, total * shares_of(self._inference, states))
+        self._bias[:known] = self._model.bias + torch.from_numpy(ratios.astype(np.float32))
+        self._embedding[:known] = self._model.embedding
+        items = np.flatnonzero((self._states[:known] > 1) & (chosen > 0))
+        if len(items) > self._refine:
+            items = np.sort(items[np.argsort(-chosen[items], kind="stable")[: self._refine]])
+        row = {item: at for at, item in enumerate(items.tolist())}
+        choices = [(state, row[item]) for state, item in self._typical if item in row]
+        basis = self._bases.of(state for state, _ in self._typical) if choices else None
+        if basis is None:
+            return
+        held = np.frombuffer(b"".join(state for state, _ in choices), np.float16).reshape(len(choices), -1)
+        at = torch.from_numpy(items.astype(np.int64))
+        table = Table(
+            self._embedding[at].double().numpy(), self._bias[at].double().numpy(), self._total[items],
+            self._states[items].astype(np.float64), self.shares.of(items).tolist(),
+        )  # fmt: skip
+        rows = refined(basis, table, Choices(held.astype(np.float64), np.array([place for _, place in choices])))
+        if rows is not None:
+            self._embedding[at] = torch.from_numpy(rows.embedding.astype(np.float32))
+            self._bias[at] = torch.from_numpy(rows.bias.astype(np.float32))
 
     def _fill(self, ready: Ints) -> None:
         """Rows for the items ``ready``."""
@@ -133,7 +157,7 @@ class FoldedItems:
             Candidate(str(item), int(chosen), int(count), mean)
             for item, chosen, count, mean in zip(ready, self._chosen[ready], counts, means, strict=True)
         ]
-        basis = self._bases.of(self._typical)
+        basis = self._bases.of(state for state, _ in self._typical)
         if basis is None:
             return
         rows = basis.rows(candidates, self.shares.of(ready).tolist())

@@ -42,7 +42,9 @@ class ReplayRules:
     half_life_s: float = 1200.0
     """Of what is popular now"""
     correct: bool = True
-    """Whether that is a bias on the items that the model knows"""
+    """Whether the items that the model knows are corrected by it"""
+    refine_items: int = 100
+    """Of how many of them the rows follow those who choose them now"""
     score_every: int = 1
     """Of the tested events, one in so many is ranked"""
     least_new: int = 200
@@ -117,7 +119,7 @@ def replay(
     outcome = Outcome(Curve.empty(hours), began, [(began, first.seconds)])
     model = Live(first.weights)
     states = States(stream, model, rules.recent)
-    folded = FoldedItems(stream, rules.half_life_s, rules.fold_min, rules.fold_items, rules.correct)
+    folded = FoldedItems(stream, rules.half_life_s, rules.fold_min, rules.fold_items, rules.correct, rules.refine_items)
     folded.shares.add(stream.items[: rules.begin], stream.ts[: rules.begin])
     folded.swap(model)
     learnt = rules.begin

@@ -114,6 +114,12 @@ class ConsumerSettings(Settings):
     popularity_refresh_s: float = Field(10.0, gt=0, description="how often rankings follow what is popular now")
     fold_in_min: int = Field(5, ge=1, description="times chosen, before a new item is ranked by the model")
     fold_in_items: int = Field(200, ge=0, description="new items ranked, and kept per partition, at most; 0: none")
+    refine_items: int = Field(
+        100,
+        ge=0,
+        description="items of the model whose rows follow those who choose them now, at most, and kept per partition; "
+        "0, or without what is popular now: none",
+    )
     sweep_delay_s: float = Field(10.0, ge=0, description="from a new model to the sweep over old states")
     sweep_users_per_s: int = Field(500, ge=1, description="states that the sweep rebuilds, at most")
 

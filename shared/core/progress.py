@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +21,7 @@ _TOKEN = struct.Struct("<II")
 
 
 class Folded(NamedTuple):
-    """An item that the model does not know, and who chose it; see shared/model/fold_in.py."""
+    """An item and who chose it; see shared/model/fold_in.py."""
 
     item_id: str
     chosen: int
@@ -38,7 +39,8 @@ class Progress(msgspec.Struct, array_like=True):
 
     total: decayed weight of all events, where ``weights`` holds only the most popular items; 0: not known.
     fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. typical: such states of users who did
-    anything, a few recent ones. recent, recent_landmark, recent_total: as weights, landmark and total, with a short
+    anything, a few recent ones; typical_items: what each of them chose next. choosers: as ``folded``, of items that
+    the model knows. recent, recent_landmark, recent_total: as weights, landmark and total, with a short
     half-life: what is popular now; recent_ts: time of its newest event, ms since the epoch. Values stored before these
     existed are read as if they were empty.
     """
@@ -56,6 +58,13 @@ class Progress(msgspec.Struct, array_like=True):
     recent: list[tuple[str, float]] = []
     recent_total: float = 0.0
     recent_ts: int = 0
+    typical_items: list[str] = []
+    choosers: list[Folded] = []
+
+    def choices(self) -> list[tuple[bytes, str]]:
+        """Typical states, each with the item chosen next; "" where a value stored earlier does not tell."""
+        items = chain(self.typical_items, repeat(""))
+        return list(zip(self.typical, items, strict=False))
 
     def incarnation_id(self) -> int:
         """32 bits that stand for this life of the partition in users' states."""

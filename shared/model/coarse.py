@@ -53,6 +53,7 @@ class Catalogue:
         self._makers = [(at, _multiplier(kept[at : at + TILE_ITEMS])) for at in range(0, len(embedding), TILE_ITEMS)]
         self.tiles: list[tuple[int, Multiply]] = []
         self._put_bias(bias)
+        self._largest_replaced = 0.0
         width = embedding.shape[1]
         # Each product of a row and a state is off by at most these norms times the state's (Cauchy-Schwarz).
         self._lost = self._norm = 0.0
@@ -68,10 +69,19 @@ class Catalogue:
         self.tiles = [(at, make(kept[at : at + TILE_ITEMS])) for at, make in self._makers]
         self._bias_lost = float((bias - kept.float()).abs().max()) if len(bias) else 0.0
 
-    def with_bias(self, bias: torch.Tensor) -> Catalogue:
-        """The same embeddings, not laid out anew, with another bias (I,)."""
+    def corrected(self, bias: torch.Tensor, indexes: torch.Tensor, embedding: torch.Tensor) -> Catalogue:
+        """The same embeddings, not laid out anew, with another bias (I,), and with these (R, D) in place of those of
+        the items ``indexes`` (R,), rising. Their scores are computed in single precision."""
         other = copy.copy(self)
         other._put_bias(bias)
+        other._largest_replaced = _largest_norm(embedding.double())
+        if len(indexes):
+            edges = torch.searchsorted(indexes, torch.tensor([at for at, _ in other.tiles] + [len(bias)])).tolist()
+            for tile, (at, multiply) in enumerate(other.tiles):
+                mine = slice(edges[tile], edges[tile + 1])
+                if mine.start < mine.stop:
+                    places = indexes[mine]
+                    other.tiles[tile] = at, _replacing(multiply, places - at, embedding[mine], bias[places])
         return other
 
     def error_bound(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -82,8 +92,20 @@ class Catalogue:
         exact = hidden.double()
         norm = torch.linalg.vector_norm(exact, dim=1)
         lost = torch.linalg.vector_norm(exact - hidden.to(self.precision.dtype).double(), dim=1)
-        bound: torch.Tensor = norm * (self._lost + self._summing * self._norm) + lost * self._norm + self._bias_lost
+        largest = max(self._norm, self._largest_replaced)
+        bound: torch.Tensor = norm * (self._lost + self._summing * largest) + lost * self._norm + self._bias_lost
         return bound
+
+
+def _replacing(multiply: Multiply, places: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor) -> Multiply:
+    """places: (R,) within the tile; rows: (R, D) float32; bias: (R,) float32."""
+
+    def replaced(hidden: torch.Tensor) -> torch.Tensor:
+        scores = multiply(hidden)
+        scores[:, places] = linear(hidden, rows, bias).to(scores.dtype)
+        return scores
+
+    return replaced
 
 
 def _largest_norm(rows: torch.Tensor) -> float:

@@ -69,7 +69,7 @@ class FoldIn:
         self._keep = keep
         self._half_life_ms = half_life_s * 1000.0
         self._entries: dict[str, _Entry] = {}
-        self._typical: deque[bytes] = deque(maxlen=TYPICAL)
+        self._typical: deque[tuple[bytes, str]] = deque(maxlen=TYPICAL)
         self._typical_ms = 0
         self.fingerprint = 0
         """Of the model that made the states; 0: none yet."""
@@ -85,17 +85,17 @@ class FoldIn:
             self._typical.clear()
             self._typical_ms = 0
 
-    def observe(self, hidden: Sequence[Hidden], ts: Sequence[int]) -> None:
-        """States before any events, evenly sampled: hidden (D,) float16 and time (ms) of each. Some are kept."""
-        for state, at in zip(hidden, ts, strict=True):
+    def observe(self, hidden: Sequence[Hidden], ts: Sequence[int], item_ids: Sequence[str]) -> None:
+        """States before any events, evenly sampled: hidden (D,) float16, time (ms) and item of each. Some are kept."""
+        for state, at, item_id in zip(hidden, ts, item_ids, strict=True):
             due = len(self._typical) < TYPICAL or not 0 <= at - self._typical_ms < TYPICAL_EVERY_MS
             if due and self._keep and state.any():
-                self._typical.append(state.tobytes())
+                self._typical.append((state.tobytes(), item_id))
                 self._typical_ms = at
 
     @property
-    def typical(self) -> list[bytes]:
-        """The states kept by ``observe``: (D,) float16 each."""
+    def typical(self) -> list[tuple[bytes, str]]:
+        """The states kept by ``observe``, (D,) float16 each, and the item chosen next."""
         return list(self._typical)
 
     def add(self, item_ids: Sequence[str], hidden: Hidden, ts: Sequence[int]) -> None:
@@ -134,7 +134,7 @@ class FoldIn:
             for item_id, e in self._entries.items()
         ]
 
-    def restore(self, fingerprint: int, held: Iterable[Folded], typical: Iterable[bytes] = ()) -> None:
+    def restore(self, fingerprint: int, held: Iterable[Folded], typical: Iterable[tuple[bytes, str]] = ()) -> None:
         """Take over a snapshot of sums made with this model, and its typical states."""
         self.begin(fingerprint)
         self._typical.extend(typical)
@@ -196,9 +196,13 @@ class Basis:
         items = tuple(candidate.item_id for candidate in candidates)
         if not items:
             return Rows((), np.zeros((0, len(self.mean)), np.float32), np.zeros(0, np.float32))
-        apart = np.stack([(c.mean - self.mean) * (c.states / (c.states + PRIOR)) for c in candidates])  # (N, D)
-        embedding = apart @ self._precision
+        drawn = np.array([c.states / (c.states + PRIOR) for c in candidates])[:, None]
+        embedding = drawn * self.directions(np.stack([c.mean for c in candidates]))  # (N, D)
         return Rows(items, embedding.astype(np.float32), self.bias(embedding, shares).astype(np.float32))
+
+    def directions(self, means: np.ndarray) -> np.ndarray:
+        """Rows of items from the mean states of those who chose them: (N, D) -> (N, D)."""
+        return np.asarray((means - self.mean) @ self._precision)
 
     def bias(self, embedding: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         """(N,) at which each item's probability, averaged over typical states, is its share. embedding: (N, D)."""

@@ -9,6 +9,7 @@ import torch
 
 from shared.model.fold_in import Rows
 from shared.model.inference import Hidden, InferenceModel
+from shared.model.refine import Correction
 
 ROWS = 32
 """States whose scores are held at once."""
@@ -23,10 +24,15 @@ _CLOSE = 1e-6
 class Ranked:
     """What is ranked: a model's catalogue and, with indexes after it, rows of new items."""
 
-    def __init__(self, model: InferenceModel, new: Rows | None = None, extra: torch.Tensor | None = None) -> None:
-        """extra: (I,) added to the model's own bias."""
+    def __init__(self, model: InferenceModel, new: Rows | None = None, correction: Correction | None = None) -> None:
+        """correction: of the model's own rows."""
         self._count = len(model.embedding)
-        self._tables = [(model.embedding, model.bias if extra is None else model.bias + extra)]
+        bias = model.bias if correction is None else model.bias + torch.from_numpy(correction.extra)
+        self._replaced = None
+        if correction is not None and len(correction.indexes):
+            self._replaced = _Replaced(correction, bias)
+            bias[self._replaced.at] = -torch.inf  # the table is too large to be copied for a few rows
+        self._tables = [(model.embedding, bias)]
         if new is not None and new.items:
             self._tables.append((torch.from_numpy(new.embedding), torch.from_numpy(new.bias)))
 
@@ -54,6 +60,8 @@ class Ranked:
                 tile = slice(at, at + _TILE_ITEMS)
                 scores = torch.addmm(biases[tile], states, embedding[tile].T)  # (B, tile)
                 counts += torch.count_nonzero(scores >= floor[:, None], dim=1)
+        if self._replaced is not None:
+            counts += torch.count_nonzero(self._replaced.scores(states) >= floor[:, None], dim=1)
         found = counts.tolist()
         for row, out in enumerate(left_out):
             if items[row] in out:
@@ -68,9 +76,31 @@ class Ranked:
         """(n, D) embeddings and (n,) biases."""
         at = torch.tensor(indexes)
         embedding, bias = self._tables[0]
-        if len(self._tables) == 1:
-            return embedding[at], bias[at]
         old, new = at.clamp(max=self._count - 1), (at - self._count).clamp(min=0)
+        rows, their_bias = embedding[old], bias[old]
+        if self._replaced is not None:
+            rows, their_bias = self._replaced.put(old, rows, their_bias)
+        if len(self._tables) == 1:
+            return rows, their_bias
         is_new = at >= self._count
         more, more_bias = self._tables[1]
-        return torch.where(is_new[:, None], more[new], embedding[old]), torch.where(is_new, more_bias[new], bias[old])
+        return torch.where(is_new[:, None], more[new], rows), torch.where(is_new, more_bias[new], their_bias)
+
+
+class _Replaced:
+    """Rows that are ranked in place of the catalogue's."""
+
+    def __init__(self, correction: Correction, bias: torch.Tensor) -> None:
+        """bias: (I,), as corrected."""
+        self.at = torch.from_numpy(correction.indexes)
+        self._embedding, self._bias = torch.from_numpy(correction.embedding), bias[self.at]  # (R, D), (R,)
+
+    def scores(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, R)."""
+        return torch.addmm(self._bias, states, self._embedding.T)
+
+    def put(self, indexes: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows (n, D) and biases (n,) of these items (n,), replaced where they are."""
+        place = torch.searchsorted(self.at, indexes).clamp(max=len(self.at) - 1)
+        ours = self.at[place] == indexes
+        return torch.where(ours[:, None], self._embedding[place], rows), torch.where(ours, self._bias[place], bias)

@@ -19,6 +19,7 @@ import torch
 
 from shared.model.coarse import Catalogue, Precision
 from shared.model.inference import Hidden, InferenceModel
+from shared.model.refine import Correction
 
 _RESCORE_ITEMS = 1 << 14
 """Items scored exactly at once: 16 MB in double precision at width 128."""
@@ -42,18 +43,25 @@ class Scorer:
         self._catalogue = Catalogue(model.embedding, model.bias, precision)
         self._embedding = model.embedding.numpy()  # (I, D) float32
         self._bias = model.bias.double().numpy()  # (I,)
+        self._replaced = np.zeros(0, np.int64), np.zeros((0, model.width))
         self.number = 0
-        """Of the bias that is added to the model's own, see ``with_bias``; 0: none."""
+        """Of the correction, see ``corrected``; 0: none."""
         self.widened = 0
         """How often the first margin was too narrow."""
 
-    def with_bias(self, extra: np.ndarray | None, number: int) -> Scorer:
-        """As this one, with (I,) float32 added to the model's own bias; None: nothing. number: what tells the rankings
-        by this bias from those by others."""
+    def corrected(self, correction: Correction | None, number: int) -> Scorer:
+        """As a scorer of the model, corrected in this way, or not at all. number: what tells the rankings by this
+        correction from those by others."""
         other = copy.copy(self)
-        bias = self.model.bias if extra is None else self.model.bias + torch.from_numpy(extra)
-        other._catalogue = self._catalogue.with_bias(bias)
+        bias, indexes, embedding = self.model.bias, np.zeros(0, np.int64), np.zeros((0, self.model.width), np.float32)
+        if correction is not None:
+            bias = bias + torch.from_numpy(correction.extra)
+            if len(correction.indexes):
+                indexes, embedding = correction.indexes, correction.embedding
+        rows = torch.from_numpy(embedding)
+        other._catalogue = self._catalogue.corrected(bias, torch.from_numpy(indexes), rows)
         other._bias = bias.double().numpy()
+        other._replaced = indexes, embedding.astype(np.float64)
         other.number, other.widened = number, 0
         return other
 
@@ -108,12 +116,22 @@ class Scorer:
         """
         indexes = np.sort(indexes)
         parts = [
-            np.vecdot(self._embedding.take(indexes[at : at + _RESCORE_ITEMS], axis=0).astype(np.float64), hidden)
+            np.vecdot(self._rows(indexes[at : at + _RESCORE_ITEMS]), hidden)
             for at in range(0, max(1, len(indexes)), _RESCORE_ITEMS)
         ]
         exact = (np.concatenate(parts) if len(parts) > 1 else parts[0]) + self._bias.take(indexes)
         order = np.argsort(-exact, kind="stable")
         return TopItems(indexes[order], exact[order])
+
+    def _rows(self, indexes: np.ndarray) -> np.ndarray:
+        """(n, D) float64: embeddings of these items (n,)."""
+        rows = self._embedding.take(indexes, axis=0).astype(np.float64)
+        places, embedding = self._replaced
+        if len(places):
+            at = np.minimum(np.searchsorted(places, indexes), len(places) - 1)
+            ours = places[at] == indexes
+            rows[ours] = embedding[at[ours]]
+        return rows
 
 
 class Candidates(NamedTuple):

@@ -236,7 +236,8 @@ class Twin:
         landmark, top = counts.snapshot()
         life, _ = self.topics.describe("interactions")
         held = token_of(self.store.progress.get(("interactions", partition)))
-        folded = (folding.fingerprint, folding.snapshot(), folding.typical) if folding is not None else (0, [], [])
+        typical = [] if folding is None else [state for state, _ in folding.typical]
+        folded = (folding.fingerprint, folding.snapshot(), typical) if folding is not None else (0, [], [])
         value = encode_progress(Progress(life, 0, len(items), landmark, top, counts.total, *folded), held)
         self.store.progress["interactions", partition] = value
         self.trending.refresh()

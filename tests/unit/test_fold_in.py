@@ -76,9 +76,9 @@ def typical_of(model: InferenceModel) -> list[bytes]:
     folding = FoldIn(10, 1.0)
     for n, session in enumerate(sessions(np.random.default_rng(9), 2 * TYPICAL, PER_GROUP - NEW)):
         known = model.known([f"{g}-{i}" for g, i in session[: 1 + n % 5]])
-        folding.observe(model.advance(model.start(1), [known]), [1000 * n])
+        folding.observe(model.advance(model.start(1), [known]), [1000 * n], ["any"])
     assert len(folding.typical) == TYPICAL
-    return folding.typical
+    return [state for state, _ in folding.typical]
 
 
 def basis_of(model: InferenceModel) -> Basis:
@@ -152,12 +152,14 @@ def test_typical_states_are_spaced_in_time_bounded_and_stored():
     fold = FoldIn(4, 1.0)
     fold.begin(1)
     states = np.arange(1, 2001, dtype=np.float16).reshape(-1, 1)
-    fold.observe(states, range(0, 200 * 2000, 200))  # at once until there are 64, then one of five
-    assert [np.frombuffer(s, np.float16)[0] for s in fold.typical] == [1684.0 + 5 * n for n in range(TYPICAL)]
+    items = [str(n) for n in range(2000)]
+    fold.observe(states, range(0, 200 * 2000, 200), items)  # at once until there are 64, then one of five
+    assert [np.frombuffer(s, np.float16)[0] for s, _ in fold.typical] == [1684.0 + 5 * n for n in range(TYPICAL)]
+    assert [item for _, item in fold.typical] == [str(1683 + 5 * n) for n in range(TYPICAL)]
     other = FoldIn(4, 1.0)
     other.restore(1, fold.snapshot(), fold.typical)
     assert other.typical == fold.typical
-    other.observe(np.zeros((1, 1), np.float16), [10**9])
+    other.observe(np.zeros((1, 1), np.float16), [10**9], ["a"])
     assert other.typical == fold.typical
     other.begin(2)
     assert other.typical == []

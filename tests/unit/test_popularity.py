@@ -20,6 +20,7 @@ from shared.model.fold_in import FoldIn
 from shared.model.inference import InferenceModel
 from shared.model.popularity import best_shape, bias_now, log_ratios, shares_of
 from shared.model.rank import Ranked
+from shared.model.refine import Correction
 from shared.model.scorer import Scorer
 from tests.unit.recommender_twins import ITEMS, WIDTH, Twin, ids, weights
 
@@ -119,12 +120,12 @@ def test_a_ranking_by_a_bias_is_that_of_a_search_over_everything(seed, precision
     scorer = Scorer(model, BF16 if precision == "bf16" else FP32)
     plain = scorer.rank(rng.uniform(-1, 1, (1, WIDTH)).astype(np.float16), [5])[0]
     hidden = rng.uniform(-1, 1, (3, WIDTH)).astype(np.float16)
-    found = scorer.with_bias(extra, 4).rank(hidden, [20, 5, 300])
+    found = scorer.corrected(Correction.of_bias(extra), 4).rank(hidden, [20, 5, 300])
     bias = (model.bias + torch.from_numpy(extra)).double().numpy()
     exact = hidden.astype(np.float64) @ model.embedding.double().numpy().T + bias
     for row, top in enumerate(found):
         assert top.indexes.tolist() == np.argsort(-exact[row], kind="stable")[: len(top.indexes)].tolist()
-    ranked = Ranked(model, None, torch.from_numpy(extra))
+    ranked = Ranked(model, None, Correction.of_bias(extra))
     assert ranked.ranks(hidden[:1], [int(found[0].indexes[7])], [[]]) == [8]
     assert len(plain.indexes) == 5
     assert scorer.number == 0
@@ -139,7 +140,7 @@ def test_rankings_follow_a_new_bias_and_stay_in_memory_under_it():
         assert serving is not None
         assert twin.model is not None
         clock = [100.0]
-        now = PopularNow(lambda: twin.ranker.serving, 1200.0, 1000, 10.0, twin.metrics, lambda: clock[0])
+        now = PopularNow(lambda: twin.ranker.serving, 1200.0, 1000, 10.0, twin.metrics, clock=lambda: clock[0])
 
         def told(offset: int, items: list[str]) -> list[Progress]:
             counts = counted(items)
@@ -164,7 +165,7 @@ def test_rankings_follow_a_new_bias_and_stay_in_memory_under_it():
         now.update(told(2, [*before[15:17]] * 4000))
         assert serving.scorer.number > number
         assert set(ids(twin.ranking("u"))[:2]) == set(before[15:17])
-        off = PopularNow(lambda: twin.ranker.serving, 0.0, 1000, 10.0, twin.metrics, lambda: clock[0])
+        off = PopularNow(lambda: twin.ranker.serving, 0.0, 1000, 10.0, twin.metrics, clock=lambda: clock[0])
         scorer = serving.scorer
         off.update(told(3, [*before[10:12]] * 4000))
         assert serving.scorer is scorer
@@ -176,16 +177,19 @@ def test_the_consumer_scores_by_the_same_bias():
     model = model_of()
     folding = FoldIn(10, 3600.0)
     folding.begin(model.fingerprint)
-    folding.observe([np.frombuffer(state, np.float16) for state in states(30)], range(0, 30_000, 1000))
+    held = [np.frombuffer(state, np.float16) for state in states(30)]
+    folding.observe(held, range(0, 30_000, 1000), ["a"] * 30)
     recent = counted(ITEMS[50:55] * 500)
-    part = Partition(Progress("life", 0, 0, 0, []), b"", Trending(3600.0, 10), 0, 0, 1, folding, 0, recent)
-    book = OfferBook(3600.0, 5, 10, 1200.0, 1000, 10.0, lambda: 0.0)
+    progress, choosers = Progress("life", 0, 0, 0, []), FoldIn(10, 3600.0)
+    part = Partition(progress, b"", Trending(3600.0, 10), 0, 0, 1, folding, 0, choosers, recent)
+    book = OfferBook(3600.0, 5, 10, 1200.0, 1000, 10.0, clock=lambda: 0.0)
     book.look({0: part}, cold=False)
-    assert book.current.bias is None
-    book.make_bias(model)
-    bias = book.current.bias
-    assert bias is not None
-    assert bias.fingerprint == model.fingerprint
-    expected = bias_now(model, folding.typical, recent, 1000)
+    assert book.current.corrected is None
+    book.make_correction(model)
+    corrected = book.current.corrected
+    assert corrected is not None
+    assert corrected.correction is not None
+    assert corrected.fingerprint == model.fingerprint
+    expected = bias_now(model, states(30), recent, 1000)
     assert expected is not None
-    assert bias.extra.numpy() == pytest.approx(expected)
+    assert corrected.correction.extra == pytest.approx(expected)

@@ -35,7 +35,7 @@ def choose(twin: Twin, times: int = 4, seed: int = 0, partitions: int = 2) -> No
         for item in NEW:
             hidden = rng.uniform(-1, 1, (times, WIDTH)).astype(np.float16)
             folding.add([item] * times, hidden, range(times))
-        folding.observe(rng.uniform(-1, 1, (20, WIDTH)).astype(np.float16), range(0, 20_000, 1000))
+        folding.observe(rng.uniform(-1, 1, (20, WIDTH)).astype(np.float16), range(0, 20_000, 1000), ["a"] * 20)
         twin.popular(partition, *NEW * 20, *ITEMS[:50], folding=folding)
 
 
