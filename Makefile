@@ -72,7 +72,7 @@ lint: $(READY)
 	$(PY) -m mypy
 
 audit: $(READY)
-	@$(PIP) --quiet '.[audit]' && exec $(PY) -m pip_audit --strict --skip-editable $(ARGS)
+	@$(PY) -m pip install --quiet --upgrade pip && $(PIP) --quiet '.[audit]' && exec $(PY) -m pip_audit --strict --skip-editable $(ARGS)
 
 stack: $(READY) redis
 	@$(WITH_MAKE) -m services.stack
