@@ -102,7 +102,7 @@ class BatchProcessor:
             moments = [moment for moment in moments if counts(moment.fresh.event)]
             choices = [choice for choice in choices if counts(choice.event)]
         self._count(owned, events)
-        if self._fold_in and model is not None:
+        if model is not None:
             fold(owned, mine, choices, moments, model.fingerprint)
         self._score(Lot(spans, model, offers), stored, decoded)
         self._observe(mine, decoded.events)

@@ -87,6 +87,7 @@ class OfferBook:
         self._now: _Now | None = None
         self._due = 0.0
         self._corrected: Corrected | None = None
+        self._scored = 0  # fingerprint of the model that was scored last: not all partitions have met it yet
         self._refine_items = refine_items
         self._half_life_s = half_life_s
         self._fold_in_min = fold_in_min
@@ -135,7 +136,7 @@ class OfferBook:
         return counts
 
     def _look_at_now(self, owned: Mapping[int, Partition]) -> None:
-        fingerprint = max((part.folding.fingerprint for part in owned.values()), default=0)
+        fingerprint = self._scored or max((part.folding.fingerprint for part in owned.values()), default=0)
         known = self._corrected is not None and self._corrected.fingerprint == fingerprint
         if not fingerprint or (known and self._clock() < self._due):
             return
@@ -148,6 +149,7 @@ class OfferBook:
 
     def make_correction(self, model: InferenceModel) -> None:
         """What the stream of now tells, if that was looked at since; called where there is time for it."""
+        self._scored = model.fingerprint
         now, self._now = self._now, None
         if now is None or now.fingerprint != model.fingerprint:
             return

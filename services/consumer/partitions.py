@@ -11,7 +11,7 @@ from shared.core.ports import InteractionSource, StateStore, StoreMemory
 from shared.core.progress import Mark, Progress, decode_mark, decode_progress, encode_progress
 from shared.core.state import NO_TOKEN, token_of
 from shared.core.trending import Trending
-from shared.model.fold_in import FoldIn
+from shared.model.fold_in import MEMORY, FoldIn
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,11 @@ class Partitions:
         trending = Trending(self._half_life_s, self._keep)
         recent = Trending(self._popularity_half_life_s, self._keep) if self._popularity_half_life_s else None
         folding = FoldIn(self._fold_items, self._half_life_s)
-        choosers = FoldIn(self._refine_items, self._half_life_s)
+        # Not without what is popular now: a correction is made of both.
+        choosers = FoldIn(
+            self._refine_items if recent is not None else 0, self._half_life_s, MEMORY,
+            recent.weight if recent is not None else None,
+        )  # fmt: skip
         if value is not None:
             try:
                 known = decode_progress(value)

@@ -6,6 +6,8 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.serving import Serving
 from shared.core.progress import Progress, recent_counts
@@ -65,7 +67,8 @@ class PopularNow:
         if correction is not None or serving.scorer.number:
             serving.scorer = serving.scorer.corrected(correction, next(_numbers) if correction is not None else 0)
         took = time.perf_counter() - began
-        self._metrics.popularity_bias.set(0.0 if correction is None else float(abs(correction.extra).max()))
+        plain = np.zeros(0) if correction is None else np.delete(correction.extra, correction.indexes)
+        self._metrics.popularity_bias.set(float(abs(plain).max(initial=0.0)))
         self._metrics.refined_items.set(0 if correction is None else len(correction.indexes))
         self._metrics.popularity_seconds.observe(took)
         self._done, self._due = (serving, offsets), now + max(self._refresh_s, _REST * took)

@@ -14,7 +14,7 @@ import torch
 from services.retrainer.adapt_score import Catalogue
 from services.retrainer.adapt_states import Live
 from services.retrainer.adapt_stream import Ints, Stream
-from shared.model.fold_in import TYPICAL, TYPICAL_EVERY_MS, Bases, Candidate
+from shared.model.fold_in import MEMORY, TYPICAL, TYPICAL_EVERY_MS, Bases, Candidate, FoldIn, merged
 from shared.model.inference import InferenceModel
 from shared.model.popularity import STATES, log_ratios, shares_of, spread
 from shared.model.refine import Choices, Table, refined
@@ -49,6 +49,10 @@ class Shares:
         """(N,) float64, above 0 for items that were added in the last thousand half-lives."""
         found: Ints = self._weights[items] / self._weights.sum()
         return found
+
+    def weight(self, item: int) -> float:
+        """What an item weighs beside others."""
+        return float(self._weights[item])
 
     def counts(self, items: int) -> tuple[Ints, float]:
         """Of the first so many items and of all: choices, each counted half after the half-life."""
@@ -86,6 +90,7 @@ class FoldedItems:
         self._total = np.zeros((items, model.width))
         self._chosen[:] = 0
         self._states[:] = 0
+        self._choosers = FoldIn(self._refine, 1.0, MEMORY, lambda item: self.shares.weight(int(item)))
         self._embedding = torch.zeros(items, model.width)
         self._embedding[: model.items] = model.embedding
         self._bias = torch.full((items,), -torch.inf)
@@ -98,6 +103,11 @@ class FoldedItems:
         self._keep_typical(begin, end, before)
         states = before.numpy()
         known = np.any(states != 0, axis=1)  # a user's first action tells nothing of who chooses this
+        old = known & (items < self._model.items)
+        times = self._stream.ts[begin:end][old].tolist()
+        self._choosers.add([str(item) for item in items[old]], states[old].astype(np.float16), times)
+        new = items >= self._model.items
+        items, states, known = items[new], states[new], known[new]
         np.add.at(self._chosen, items, 1)
         np.add.at(self._states, items[known], 1)
         np.add.at(self._total, items[known], states[known])
@@ -130,21 +140,17 @@ class FoldedItems:
         ratios = log_ratios(chosen, total * shares_of(self._inference, states))
         self._bias[:known] = self._model.bias + torch.from_numpy(ratios.astype(np.float32))
         self._embedding[:known] = self._model.embedding
-        items = np.flatnonzero((self._states[:known] > 1) & (chosen > 0))
-        if len(items) > self._refine:
-            items = np.sort(items[np.argsort(-chosen[items], kind="stable")[: self._refine]])
-        row = {item: at for at, item in enumerate(items.tolist())}
+        held = sorted(merged(self._choosers.snapshot(), 2), key=lambda c: int(c.item_id))
+        row = {int(c.item_id): at for at, c in enumerate(held)}
         choices = [(state, row[item]) for state, item in self._typical if item in row]
         basis = self._bases.of(state for state, _ in self._typical) if choices else None
         if basis is None:
             return
-        held = np.frombuffer(b"".join(state for state, _ in choices), np.float16).reshape(len(choices), -1)
-        at = torch.from_numpy(items.astype(np.int64))
-        table = Table(
-            self._embedding[at].double().numpy(), self._bias[at].double().numpy(), self._total[items],
-            self._states[items].astype(np.float64), self.shares.of(items).tolist(),
-        )  # fmt: skip
-        rows = refined(basis, table, Choices(held.astype(np.float64), np.array([place for _, place in choices])))
+        before = np.frombuffer(b"".join(state for state, _ in choices), np.float16).reshape(len(choices), -1)
+        at, counts = torch.tensor(list(row)), np.array([float(c.states) for c in held])
+        sums = np.stack([c.mean for c in held]) * counts[:, None]
+        table = Table(self._embedding[at].double().numpy(), self._bias[at].double().numpy(), sums, counts)
+        rows = refined(basis, table, Choices(before.astype(np.float64), np.array([place for _, place in choices])))
         if rows is not None:
             self._embedding[at] = torch.from_numpy(rows.embedding.astype(np.float32))
             self._bias[at] = torch.from_numpy(rows.bias.astype(np.float32))

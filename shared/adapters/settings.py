@@ -117,8 +117,8 @@ class ConsumerSettings(Settings):
     refine_items: int = Field(
         100,
         ge=0,
-        description="items of the model whose rows follow those who choose them now, at most, and kept per partition; "
-        "0, or without what is popular now: none",
+        description="of the items chosen most now, those whose rows follow who chooses them, at most, and kept per "
+        "partition; 0, or POPULARITY_HALF_LIFE_S 0, or no sampled engagement: none",
     )
     sweep_delay_s: float = Field(10.0, ge=0, description="from a new model to the sweep over old states")
     sweep_users_per_s: int = Field(500, ge=1, description="states that the sweep rebuilds, at most")

@@ -90,6 +90,10 @@ class Trending:
         total = max(self._total, least)
         return [max(self._weights.get(item, least), 1e-30) / total for item in item_ids]
 
+    def weight(self, item_id: str) -> float:
+        """What an item weighs beside others; 0 where it is not held."""
+        return self._weights.get(item_id, 0.0)
+
     def counts(self) -> tuple[dict[str, float], float]:
         """Choices of each item held, and of all items; those of the newest event's time count one each."""
         unit = 2.0 ** max(-1000.0, (self.newest - self._landmark) / self._half_life_ms)

@@ -73,7 +73,7 @@ class Catalogue:
         """The same embeddings, not laid out anew, with another bias (I,), and with these (R, D) in place of those of
         the items ``indexes`` (R,), rising. Their scores are computed in single precision."""
         other = copy.copy(self)
-        other._put_bias(bias)
+        other._put_bias(bias.index_fill(0, indexes, 0.0))  # those of replaced rows are not rounded
         other._largest_replaced = _largest_norm(embedding.double())
         if len(indexes):
             edges = torch.searchsorted(indexes, torch.tensor([at for at, _ in other.tiles] + [len(bias)])).tolist()

@@ -2,14 +2,16 @@
 
 A model with tied weights gives an item the score e.h + b, and exp(score) stands for how likely a user in state h is to
 choose it. Take the states of those who choose an item for normally distributed around a mean m, and all states around
-a mean M, with one covariance C. Then Bayes' rule is linear in h, and the item's row is
+a mean M, with one covariance C. Then Bayes' rule is linear in h (linear discriminant analysis; Fisher, 1936), and the
+item's row is
 
-    e = C^-1 (m - M)
+    e = C^-1 (m - M) + g
 
-(linear discriminant analysis; Fisher, 1936). As m comes from few states it is drawn towards M by ``PRIOR`` imagined
-choosers who are like everyone. The bias is then the one at which the softmax over the catalogue, on average over
-typical states, gives the item the share of all actions that it has now. So nothing has to be trained, and new items
-stand among old ones on the same scale.
+where g is the slope of the log of the softmax' denominator, by linear regression: what all rows of the model have in
+common, and what tells nothing of who chooses an item. As m comes from few states it is drawn towards M by ``PRIOR``
+imagined choosers who are like everyone. The bias is then the one at which the softmax over the catalogue, on average
+over typical states, gives the item the share of all actions that it has now. So nothing has to be trained, and new
+items stand among old ones on the same scale.
 
 What is typical is learnt along with the sums: a few recent states of users who did anything at all. A trial with
 states of sessions that the model dreams up itself instead was worse than nothing for items that it knows: real states
@@ -18,8 +20,9 @@ lie elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +51,10 @@ _AT_ONCE = 16
 _MOST = 1 << 18
 """Choosers counted in a sum; more say nothing new, and 2^18 * 4096 is still an int32."""
 
+MEMORY = 500
+"""Choosers of an item that the model knows: at twice as many, sum and number are halved, so what it is made of is the
+last thousand or so."""
+
 
 class _Entry:
     __slots__ = ("chosen", "seen_ms", "states", "total")
@@ -65,8 +72,14 @@ class FoldIn:
     that were chosen least and longest ago (a choice counts half after ``half_life_s`` of silence).
     """
 
-    def __init__(self, keep: int, half_life_s: float) -> None:
+    def __init__(
+        self, keep: int, half_life_s: float, memory: int = 0, weight: Callable[[str], float] | None = None
+    ) -> None:
+        """memory: choosers of an item after which earlier ones begin to fade; 0: never. weight: of an item, those with
+        the least go first; None: as above."""
         self._keep = keep
+        self._memory = memory
+        self._weight = weight
         self._half_life_ms = half_life_s * 1000.0
         self._entries: dict[str, _Entry] = {}
         self._typical: deque[tuple[bytes, str]] = deque(maxlen=TYPICAL)
@@ -89,7 +102,7 @@ class FoldIn:
         """States before any events, evenly sampled: hidden (D,) float16, time (ms) and item of each. Some are kept."""
         for state, at, item_id in zip(hidden, ts, item_ids, strict=True):
             due = len(self._typical) < TYPICAL or not 0 <= at - self._typical_ms < TYPICAL_EVERY_MS
-            if due and self._keep and state.any():
+            if due and state.any():
                 self._typical.append((state.tobytes(), item_id))
                 self._typical_ms = at
 
@@ -115,17 +128,24 @@ class FoldIn:
             if known[row] and entry.states < _MOST:
                 entry.states += 1
                 entry.total += steps[row]
+                if entry.states == 2 * self._memory:
+                    entry.states //= 2
+                    entry.total //= 2
 
     def _make_room(self) -> None:
+        weight = self._weight or self._by_silence()
+        ordered = sorted(self._entries, key=lambda item_id: (weight(item_id), item_id))
+        for item_id in ordered[: max(1, self._keep // 4)]:
+            del self._entries[item_id]
+
+    def _by_silence(self) -> Callable[[str], float]:
         newest = max(entry.seen_ms for entry in self._entries.values())
 
-        def weight(pair: tuple[str, _Entry]) -> tuple[float, str]:
-            age = (newest - pair[1].seen_ms) / self._half_life_ms
-            return pair[1].chosen * 2.0 ** -min(age, 1000.0), pair[0]
+        def weight(item_id: str) -> float:
+            entry = self._entries[item_id]
+            return entry.chosen * math.pow(2.0, -min((newest - entry.seen_ms) / self._half_life_ms, 1000.0))
 
-        ordered = sorted(self._entries.items(), key=weight)
-        for item_id, _ in ordered[: max(1, self._keep // 4)]:
-            del self._entries[item_id]
+        return weight
 
     def snapshot(self) -> list[Folded]:
         """All that is held; ``restore`` makes the same of it."""
@@ -138,7 +158,7 @@ class FoldIn:
         """Take over a snapshot of sums made with this model, and its typical states."""
         self.begin(fingerprint)
         self._typical.extend(typical)
-        for folded in held:
+        for folded in held if self._keep else ():
             total = _sums(folded)
             entry = self._entries[folded.item_id] = _Entry(len(total))
             entry.chosen, entry.states, entry.seen_ms = folded.chosen, folded.states, folded.seen_ms
@@ -190,21 +210,28 @@ class Basis:
         covariance = np.cov(self._states, rowvar=False, bias=True).reshape(len(self.mean), len(self.mean))
         ridge = RIDGE * max(float(np.mean(self._states**2)), 1e-9)
         self._precision = np.linalg.inv(covariance + ridge * np.eye(len(self.mean)))
+        apart = self._states - self.mean
+        self._common = (apart.T @ (self._log_norm - self._log_norm.mean()) / len(apart)) @ self._precision  # (D,)
 
     def rows(self, candidates: Sequence[Candidate], shares: Sequence[float]) -> Rows:
         """Rows of the candidates. shares: of all actions now, those on each; above 0."""
         items = tuple(candidate.item_id for candidate in candidates)
         if not items:
             return Rows((), np.zeros((0, len(self.mean)), np.float32), np.zeros(0, np.float32))
-        drawn = np.array([c.states / (c.states + PRIOR) for c in candidates])[:, None]
-        embedding = drawn * self.directions(np.stack([c.mean for c in candidates]))  # (N, D)
+        means = np.stack([c.mean for c in candidates])
+        drawn = np.array([c.states / (c.states + PRIOR) for c in candidates])
+        embedding = self.directions(self.mean + drawn[:, None] * (means - self.mean))  # (N, D)
         return Rows(items, embedding.astype(np.float32), self.bias(embedding, shares).astype(np.float32))
 
     def directions(self, means: np.ndarray) -> np.ndarray:
         """Rows of items from the mean states of those who chose them: (N, D) -> (N, D)."""
-        return np.asarray((means - self.mean) @ self._precision)
+        return np.asarray((means - self.mean) @ self._precision + self._common)
 
-    def bias(self, embedding: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    def shares(self, embedding: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """(N,): each item's probability, averaged over typical states. embedding: (N, D); bias: (N,)."""
+        return np.asarray(np.exp(embedding @ self._states.T - self._log_norm + bias[:, None]).mean(axis=1))
+
+    def bias(self, embedding: np.ndarray, shares: Sequence[float] | np.ndarray) -> np.ndarray:
         """(N,) at which each item's probability, averaged over typical states, is its share. embedding: (N, D)."""
         logits = embedding @ self._states.T - self._log_norm  # (N, S)
         top = logits.max(axis=1)

@@ -9,7 +9,8 @@ known. Between the two stands the mean that a Gaussian prior gives: the trained 
 What K is depends on the data: on news a row of yesterday is worth ten choosers, in a shop whose catalogue hardly moves
 more than all that an hour brings. So the latest choices decide: K is the one under which they were most likely among
 the items in question, each with its own state left out of its item's sum; infinite, and nothing is changed, unless
-another is better by more than chance gives.
+another is better by more than chance gives. This says who is offered an item, not how often: its bias is the one at
+which its probability, averaged over typical states, is what it was before.
 """
 
 from __future__ import annotations
@@ -53,14 +54,12 @@ class Refined(NamedTuple):
 
 class Table(NamedTuple):
     """The items in question. embedding: (R, D) and bias: (R,), as they are ranked now; sums: (R, D) and counts: (R,),
-    of the states of those who chose each since the model is in use, two at least; shares: of all actions now, above 0.
-    """
+    of the states of those who chose each under this model, two at least."""
 
     embedding: np.ndarray
     bias: np.ndarray
     sums: np.ndarray
     counts: np.ndarray
-    shares: Sequence[float]
 
 
 def refined(basis: Basis, table: Table, choices: Choices) -> Refined | None:
@@ -71,10 +70,11 @@ def refined(basis: Basis, table: Table, choices: Choices) -> Refined | None:
     at = choices.rows
     others = table.counts[at] - 1.0
     alone = basis.directions((table.sums[at] - choices.states) / others[:, None])  # (S, D)
+    shares = basis.shares(table.embedding, table.bias)
     best, likelihood = None, _log_likelihood(table.embedding, table.bias, table.embedding[at], choices) + EVIDENCE
     for worth in WORTH:
         embedding = _between(table.embedding, folded, table.counts, worth)
-        bias = basis.bias(embedding, table.shares)
+        bias = basis.bias(embedding, shares)
         own = _between(table.embedding[at], alone, others, worth)
         if (found := _log_likelihood(embedding, bias, own, choices)) > likelihood:
             best, likelihood = Refined(embedding, bias, worth), found
@@ -139,9 +139,8 @@ def _refined_rows(
     model: InferenceModel, bases: Bases, seen: Seen, extra: np.ndarray | None, items: int
 ) -> tuple[np.ndarray, Refined] | None:
     known = [c for c in merged(seen.choosers, 1) if c.states > 1 and c.item_id in model.index]
-    shares = dict(zip([c.item_id for c in known], seen.recent.shares(c.item_id for c in known), strict=True))
     if len(known) > items:
-        known = sorted(known, key=lambda c: (-shares[c.item_id], c.item_id))[:items]
+        known = sorted(known, key=lambda c: (-seen.recent.weight(c.item_id), c.item_id))[:items]
     known.sort(key=lambda c: model.index[c.item_id])
     row = {c.item_id: at for at, c in enumerate(known)}
     typical = [(state, item) for state, item in seen.typical if len(state) == 2 * model.width]
@@ -150,16 +149,14 @@ def _refined_rows(
         return None
     indexes = np.array([model.index[c.item_id] for c in known])
     bias = model.bias.numpy()[indexes].astype(np.float64)
-    table = _table(known, model, indexes, bias if extra is None else bias + extra[indexes], shares)
+    table = _table(known, model, indexes, bias if extra is None else bias + extra[indexes])
     states = np.frombuffer(b"".join(state for state, _ in choices), np.float16).reshape(len(choices), -1)
     rows = refined(basis, table, Choices(states.astype(np.float64), np.array([at for _, at in choices])))
     return None if rows is None else (indexes, rows)
 
 
-def _table(
-    known: Sequence[Candidate], model: InferenceModel, indexes: np.ndarray, bias: np.ndarray, shares: dict[str, float]
-) -> Table:
+def _table(known: Sequence[Candidate], model: InferenceModel, indexes: np.ndarray, bias: np.ndarray) -> Table:
     counts = np.array([c.states for c in known], np.float64)
     sums = np.stack([c.mean for c in known]) * counts[:, None]
     embedding = model.embedding.numpy()[indexes].astype(np.float64)
-    return Table(embedding, bias, sums, counts, [shares[c.item_id] for c in known])
+    return Table(embedding, bias, sums, counts)

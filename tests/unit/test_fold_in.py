@@ -15,7 +15,7 @@ from shared.core.progress import Folded, Progress, decode_progress, encode_progr
 from shared.model.config import ModelConfig, TrainConfig
 from shared.model.dataset import Sessions
 from shared.model.fit import fit
-from shared.model.fold_in import TYPICAL, Bases, Basis, FoldIn, merged
+from shared.model.fold_in import TYPICAL, Bases, Basis, FoldIn, log_norms, merged
 from shared.model.inference import InferenceModel
 
 GROUPS, PER_GROUP, NEW = 6, 10, 2
@@ -165,10 +165,14 @@ def test_typical_states_are_spaced_in_time_bounded_and_stored():
     assert other.typical == []
 
 
-def test_an_item_without_any_state_is_ranked_by_its_share_alone(trained):
-    rows = basis_of(trained).rows(merged([Folded("a", 9, 0, 1, bytes(64))], 3), [0.01])
-    assert not rows.embedding.any()
-    assert np.isfinite(rows.bias).all()
+def test_an_item_without_any_state_is_as_likely_for_everyone(trained):
+    basis = basis_of(trained)
+    rows = basis.rows(merged([Folded("a", 9, 0, 1, bytes(64))], 3), [0.01])
+    states = np.frombuffer(b"".join(typical_of(trained)), np.float16).reshape(-1, 16).astype(np.float32)
+    norm = log_norms(trained, states)
+    assert np.exp(states @ rows.embedding[0] + rows.bias[0] - norm).mean() == pytest.approx(0.01, rel=1e-3)
+    # The row makes up for the denominator, as far as that is linear: a row of zeros would not.
+    assert np.std(states @ rows.embedding[0] - norm) < 0.8 * np.std(norm)
 
 
 def test_no_candidates_no_rows(trained):
