@@ -228,8 +228,9 @@ class Basis:
         return np.asarray((means - self.mean) @ self._precision + self._common)
 
     def shares(self, embedding: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """(N,): each item's probability, averaged over typical states. embedding: (N, D); bias: (N,)."""
-        return np.asarray(np.exp(embedding @ self._states.T - self._log_norm + bias[:, None]).mean(axis=1))
+        """(N,) above 0: each item's probability, averaged over typical states. embedding: (N, D); bias: (N,)."""
+        found = np.exp(embedding @ self._states.T - self._log_norm + bias[:, None]).mean(axis=1)
+        return np.asarray(np.maximum(found, 1e-30))
 
     def bias(self, embedding: np.ndarray, shares: Sequence[float] | np.ndarray) -> np.ndarray:
         """(N,) at which each item's probability, averaged over typical states, is its share. embedding: (N, D)."""

@@ -76,6 +76,15 @@ def test_rows_of_yesterday_go_where_those_who_choose_the_items_are():
         assert refined(basis, table, few) is None
 
 
+def test_an_item_that_is_offered_to_nobody_stays_a_number():
+    basis, table, choices, _ = world(0, "stale")
+    table.bias[3] = -2000.0
+    rows = refined(basis, table, choices)
+    assert rows is not None
+    assert np.isfinite(rows.bias).all()
+    assert rows.bias[3] < rows.bias.mean() - 20
+
+
 def test_a_choice_does_not_speak_for_its_own_row():
     """Each item has two choosers, anywhere: in the sums with their own states, their rows would seem perfect."""
     rng = np.random.default_rng(3)
