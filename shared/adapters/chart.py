@@ -93,6 +93,6 @@ def _draw_panel(axes: object, panel: Panel, colours: dict[str, str]) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if panel.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if len(panel.lines) > 1:
         axes.legend(fontsize=9, frameon=False, loc="best", ncols=min(4, len(panel.lines)))
