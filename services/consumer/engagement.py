@@ -174,6 +174,8 @@ def _rank(
     """Rank the chosen items of states of one model; those that neither it nor the new rows hold are misses."""
     if new is not None and new.fingerprint != model.fingerprint:
         new = None
+    if corrected is not None and corrected.fingerprint != model.fingerprint:
+        corrected = None
     count = len(model.items)
     places = {item: count + row for item, row in new.places.items()} if new is not None else {}
 
@@ -186,8 +188,7 @@ def _rank(
             _note(lot, moment, 0)
         else:
             found.append((lot, moment))
-    fits = corrected is not None and corrected.fingerprint == model.fingerprint
-    ranked = Ranked(model, None if new is None else new.rows, corrected.correction if corrected and fits else None)
+    ranked = Ranked(model, None if new is None else new.rows, None if corrected is None else corrected.correction)
     for at in range(0, len(found), ROWS):
         part = [moment for _, moment in found[at : at + ROWS]]
         hidden = np.stack([moment.hidden for moment in part if moment.hidden is not None])  # (B, D)

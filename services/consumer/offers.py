@@ -144,7 +144,7 @@ class OfferBook:
         if recent is not None:
             ours = [part for part in owned.values() if part.folding.fingerprint == fingerprint]
             choices = [one for part in ours for one in part.folding.typical]
-            choosers = [one for part in ours for one in part.choosers.snapshot()] if self._refine_items else []
+            choosers = [one for part in ours for one in part.choosers.snapshot()]
             self._now = _Now(fingerprint, Seen(choices, choosers, recent))
 
     def make_correction(self, model: InferenceModel) -> None:

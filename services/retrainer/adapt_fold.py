@@ -17,7 +17,7 @@ from services.retrainer.adapt_stream import Ints, Stream
 from shared.model.fold_in import MEMORY, TYPICAL, TYPICAL_EVERY_MS, Bases, Candidate, FoldIn, merged
 from shared.model.inference import InferenceModel
 from shared.model.popularity import STATES, log_ratios, shares_of, spread
-from shared.model.refine import Choices, Table, refined
+from shared.model.refine import refined_rows
 
 CORRECT_EVERY_MS = 240_000
 """Of the log, from one bias of known items to the next. The services do it every ten seconds."""
@@ -73,7 +73,7 @@ class FoldedItems:
         those with the largest share; correct: whether known items are corrected; refine: of how many of them the
         rows."""
         self._stream, self._minimum, self._keep, self._correct = stream, minimum, keep, correct
-        self._refine = refine
+        self._refine = refine if correct else 0
         items = int(stream.seen[-1])
         self.shares = Shares(items, half_life_s * 1000.0)
         self._chosen = np.zeros(items, np.int64)
@@ -85,7 +85,7 @@ class FoldedItems:
         self._model, self._inference = model, _inference(model)
         self._bases = Bases(self._inference)
         self._corrected_ms = 0
-        self._typical: deque[tuple[bytes, int]] = deque(maxlen=4 * TYPICAL)  # as of four partitions
+        self._typical: deque[tuple[bytes, str]] = deque(maxlen=4 * TYPICAL)  # as of four partitions
         self._typical_ms = 0
         self._total = np.zeros((items, model.width))
         self._chosen[:] = 0
@@ -117,7 +117,7 @@ class FoldedItems:
         for at in range(begin, end):
             ts = int(self._stream.ts[at])
             if ts - self._typical_ms >= TYPICAL_EVERY_MS // 4 and (state := before[at - begin]).any():
-                self._typical.append((state.half().numpy().tobytes(), int(self._stream.items[at])))
+                self._typical.append((state.half().numpy().tobytes(), str(self._stream.items[at])))
                 self._typical_ms = ts
 
     def catalogue(self, seen: int, now: int) -> Catalogue:
@@ -141,16 +141,8 @@ class FoldedItems:
         self._bias[:known] = self._model.bias + torch.from_numpy(ratios.astype(np.float32))
         self._embedding[:known] = self._model.embedding
         held = sorted(merged(self._choosers.snapshot(), 2), key=lambda c: int(c.item_id))
-        row = {int(c.item_id): at for at, c in enumerate(held)}
-        choices = [(state, row[item]) for state, item in self._typical if item in row]
-        basis = self._bases.of(state for state, _ in self._typical) if choices else None
-        if basis is None:
-            return
-        before = np.frombuffer(b"".join(state for state, _ in choices), np.float16).reshape(len(choices), -1)
-        at, counts = torch.tensor(list(row)), np.array([float(c.states) for c in held])
-        sums = np.stack([c.mean for c in held]) * counts[:, None]
-        table = Table(self._embedding[at].double().numpy(), self._bias[at].double().numpy(), sums, counts)
-        rows = refined(basis, table, Choices(before.astype(np.float64), np.array([place for _, place in choices])))
+        at = torch.tensor([int(c.item_id) for c in held], dtype=torch.int64)
+        rows = refined_rows(self._bases, held, self._embedding[at].numpy(), self._bias[at].numpy(), list(self._typical))
         if rows is not None:
             self._embedding[at] = torch.from_numpy(rows.embedding.astype(np.float32))
             self._bias[at] = torch.from_numpy(rows.bias.astype(np.float32))

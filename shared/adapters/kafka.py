@@ -13,7 +13,7 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import TopicAdmin, connected, unavailable
+from shared.adapters.kafka_client import TopicAdmin, connected, has_id, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import ConsumerSettings, KafkaSettings
 from shared.core.errors import TopicMissing, TopicRecreated
@@ -152,7 +152,7 @@ class KafkaInteractionSource:
         """See InteractionSource."""
         if time.monotonic() >= self._described_until:
             self._described = self._admin.describe(self.topic)
-            if self._described[0].endswith("/"):
+            if not has_id(self._described[0]):
                 self._described_until = time.monotonic() + _SAME_LIFE_S
         life, existing = self._described
         return dict.fromkeys([p for p in partitions if p in existing], life)

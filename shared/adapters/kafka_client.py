@@ -143,6 +143,12 @@ def bounded(settings: KafkaSettings, work: Callable[[], T], seconds: float = 8.0
         raise unavailable(settings, error) from error
 
 
+def has_id(life: str) -> bool:
+    """Whether the broker gives topics ids, so that the life of a topic, as ``describe`` names it, tells one from the
+    next. Brokers before 2.8, and the embedded one, do not: there a new cluster is all that can be told."""
+    return not life.endswith("/")
+
+
 class TopicAdmin:
     """Questions about topics, asked of the broker now."""
 
@@ -180,7 +186,7 @@ class TopicAdmin:
             if answer["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
                 raise self._missing(topic)
             raise unavailable(self._settings, kafka_errors.for_code(answer["error_code"])())
-        # Brokers before 2.8, and the embedded one, have no topic ids: there a new cluster is all that can be told.
+        # Without an id it ends with the slash: see has_id.
         life = f"{self._cluster}/{answer.get('topic_id') or ''}"
         return life, sorted(p["partition_index"] for p in answer["partitions"])
 

@@ -28,11 +28,12 @@ class Ranked:
         """correction: of the model's own rows."""
         self._count = len(model.embedding)
         bias = model.bias if correction is None else model.bias + torch.from_numpy(correction.extra)
-        self._replaced = None
-        if correction is not None and len(correction.indexes):
-            self._replaced = _Replaced(correction, bias)
-            bias[self._replaced.at] = -torch.inf  # the table is too large to be copied for a few rows
         self._tables = [(model.embedding, bias)]
+        self._correction = correction if correction is not None and len(correction.indexes) else None
+        if self._correction is not None:
+            at = torch.from_numpy(self._correction.indexes)
+            self._replacing = torch.from_numpy(self._correction.embedding), bias[at]  # (R, D), (R,)
+            bias[at] = -torch.inf  # the table is too large to be copied for a few rows
         if new is not None and new.items:
             self._tables.append((torch.from_numpy(new.embedding), torch.from_numpy(new.bias)))
 
@@ -60,8 +61,9 @@ class Ranked:
                 tile = slice(at, at + _TILE_ITEMS)
                 scores = torch.addmm(biases[tile], states, embedding[tile].T)  # (B, tile)
                 counts += torch.count_nonzero(scores >= floor[:, None], dim=1)
-        if self._replaced is not None:
-            counts += torch.count_nonzero(self._replaced.scores(states) >= floor[:, None], dim=1)
+        if self._correction is not None:
+            embedding, biases = self._replacing
+            counts += torch.count_nonzero(torch.addmm(biases, states, embedding.T) >= floor[:, None], dim=1)
         found = counts.tolist()
         for row, out in enumerate(left_out):
             if items[row] in out:
@@ -78,29 +80,11 @@ class Ranked:
         embedding, bias = self._tables[0]
         old, new = at.clamp(max=self._count - 1), (at - self._count).clamp(min=0)
         rows, their_bias = embedding[old], bias[old]
-        if self._replaced is not None:
-            rows, their_bias = self._replaced.put(old, rows, their_bias)
+        if self._correction is not None:
+            ours, row = (torch.from_numpy(found) for found in self._correction.replaced(old.numpy()))
+            rows[ours], their_bias[ours] = (part[row] for part in self._replacing)
         if len(self._tables) == 1:
             return rows, their_bias
         is_new = at >= self._count
         more, more_bias = self._tables[1]
         return torch.where(is_new[:, None], more[new], rows), torch.where(is_new, more_bias[new], their_bias)
-
-
-class _Replaced:
-    """Rows that are ranked in place of the catalogue's."""
-
-    def __init__(self, correction: Correction, bias: torch.Tensor) -> None:
-        """bias: (I,), as corrected."""
-        self.at = torch.from_numpy(correction.indexes)
-        self._embedding, self._bias = torch.from_numpy(correction.embedding), bias[self.at]  # (R, D), (R,)
-
-    def scores(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, D) -> (B, R)."""
-        return torch.addmm(self._bias, states, self._embedding.T)
-
-    def put(self, indexes: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows (n, D) and biases (n,) of these items (n,), replaced where they are."""
-        place = torch.searchsorted(self.at, indexes).clamp(max=len(self.at) - 1)
-        ours = self.at[place] == indexes
-        return torch.where(ours[:, None], self._embedding[place], rows), torch.where(ours, self._bias[place], bias)

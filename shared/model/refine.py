@@ -112,6 +112,14 @@ class Correction(NamedTuple):
         """No row is replaced."""
         return cls(extra, np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
 
+    def replaced(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of these items (n,) have a row here, as positions among them, and which row: (m,) each."""
+        if not len(self.indexes):
+            return self.indexes, self.indexes
+        at = np.minimum(np.searchsorted(self.indexes, items), len(self.indexes) - 1)
+        ours = np.flatnonzero(self.indexes[at] == items)
+        return ours, at[ours]
+
 
 class Seen(NamedTuple):
     """What consumers know of the stream under one model. typical: (state, the item that was chosen next) each, recent
@@ -142,21 +150,28 @@ def _refined_rows(
     if len(known) > items:
         known = sorted(known, key=lambda c: (-seen.recent.weight(c.item_id), c.item_id))[:items]
     known.sort(key=lambda c: model.index[c.item_id])
-    row = {c.item_id: at for at, c in enumerate(known)}
+    indexes = np.array([model.index[c.item_id] for c in known], np.int64)
+    embedding, bias = model.embedding.numpy()[indexes], model.bias.numpy()[indexes].astype(np.float64)
     typical = [(state, item) for state, item in seen.typical if len(state) == 2 * model.width]
-    choices = [(state, row[item]) for state, item in typical if item in row]
-    if len(choices) < LEAST_CHOICES or (basis := bases.of(state for state, _ in typical)) is None:
-        return None
-    indexes = np.array([model.index[c.item_id] for c in known])
-    bias = model.bias.numpy()[indexes].astype(np.float64)
-    table = _table(known, model, indexes, bias if extra is None else bias + extra[indexes])
-    states = np.frombuffer(b"".join(state for state, _ in choices), np.float16).reshape(len(choices), -1)
-    rows = refined(basis, table, Choices(states.astype(np.float64), np.array([at for _, at in choices])))
+    rows = refined_rows(bases, known, embedding, bias if extra is None else bias + extra[indexes], typical)
     return None if rows is None else (indexes, rows)
 
 
-def _table(known: Sequence[Candidate], model: InferenceModel, indexes: np.ndarray, bias: np.ndarray) -> Table:
+def refined_rows(
+    bases: Bases,
+    known: Sequence[Candidate],
+    embedding: np.ndarray,
+    bias: np.ndarray,
+    typical: Sequence[tuple[bytes, str]],
+) -> Refined | None:
+    """Rows of the ``known`` items (R,), each chosen from two states or more; None: the trained ones stay. embedding:
+    (R, D) and bias: (R,), as they are ranked now. typical: as in Seen, all of the model's width."""
+    row = {c.item_id: at for at, c in enumerate(known)}
+    choices = [(state, row[item]) for state, item in typical if item in row]
+    if len(choices) < LEAST_CHOICES or (basis := bases.of(state for state, _ in typical)) is None:
+        return None
     counts = np.array([c.states for c in known], np.float64)
     sums = np.stack([c.mean for c in known]) * counts[:, None]
-    embedding = model.embedding.numpy()[indexes].astype(np.float64)
-    return Table(embedding, bias, sums, counts)
+    states = np.frombuffer(b"".join(state for state, _ in choices), np.float16).reshape(len(choices), -1)
+    latest = Choices(states.astype(np.float64), np.array([at for _, at in choices]))
+    return refined(basis, Table(embedding.astype(np.float64), bias.astype(np.float64), sums, counts), latest)

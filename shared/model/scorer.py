@@ -43,7 +43,7 @@ class Scorer:
         self._catalogue = Catalogue(model.embedding, model.bias, precision)
         self._embedding = model.embedding.numpy()  # (I, D) float32
         self._bias = model.bias.double().numpy()  # (I,)
-        self._replaced = np.zeros(0, np.int64), np.zeros((0, model.width))
+        self._correction = Correction.of_bias(np.zeros(len(model.items), np.float32))
         self.number = 0
         """Of the correction, see ``corrected``; 0: none."""
         self.widened = 0
@@ -52,16 +52,14 @@ class Scorer:
     def corrected(self, correction: Correction | None, number: int) -> Scorer:
         """As a scorer of the model, corrected in this way, or not at all. number: what tells the rankings by this
         correction from those by others."""
+        if correction is None:
+            correction = Correction.of_bias(np.zeros(len(self.model.items), np.float32))
+        bias = self.model.bias + torch.from_numpy(correction.extra)
+        places, rows = torch.from_numpy(correction.indexes), torch.from_numpy(correction.embedding)
         other = copy.copy(self)
-        bias, indexes, embedding = self.model.bias, np.zeros(0, np.int64), np.zeros((0, self.model.width), np.float32)
-        if correction is not None:
-            bias = bias + torch.from_numpy(correction.extra)
-            if len(correction.indexes):
-                indexes, embedding = correction.indexes, correction.embedding
-        rows = torch.from_numpy(embedding)
-        other._catalogue = self._catalogue.corrected(bias, torch.from_numpy(indexes), rows)
+        other._catalogue = self._catalogue.corrected(bias, places, rows)
         other._bias = bias.double().numpy()
-        other._replaced = indexes, embedding.astype(np.float64)
+        other._correction = correction
         other.number, other.widened = number, 0
         return other
 
@@ -126,11 +124,9 @@ class Scorer:
     def _rows(self, indexes: np.ndarray) -> np.ndarray:
         """(n, D) float64: embeddings of these items (n,)."""
         rows = self._embedding.take(indexes, axis=0).astype(np.float64)
-        places, embedding = self._replaced
-        if len(places):
-            at = np.minimum(np.searchsorted(places, indexes), len(places) - 1)
-            ours = places[at] == indexes
-            rows[ours] = embedding[at[ours]]
+        ours, at = self._correction.replaced(indexes)
+        if len(ours):
+            rows[ours] = self._correction.embedding[at]
         return rows
 
 
