@@ -38,7 +38,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if url := os.environ.get("REDIS_URL"):
         yield url
     elif containers.usable("redis"):
-        with containers.redis_container() as url:
+        with containers.redis_container() as (_, url):
             yield url
     elif servers.redis_server_path() is None:
         _missing("no redis-server: set REDIS_URL, start Docker, or install redis-server")

@@ -1,6 +1,6 @@
 """Kafka and Redis in containers, by testcontainers: with the images and the settings of docker-compose.yml.
 
-Where no engine answers, or it has no such image and cannot get one, there are none: see ``usable``. NO_CONTAINERS=1
+The settings are those of the container as well: rights, read-only file system, memory, volume. Where no engine answers, or it has no such image and cannot get one, there are none: see ``usable``. NO_CONTAINERS=1
 does without them in any case.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import docker
 import redis
@@ -61,39 +63,68 @@ def usable(service: str) -> bool:
 
 
 @contextlib.contextmanager
-def redis_container() -> Iterator[str]:
-    """The URL of a Redis with the flags of docker-compose.yml."""
-    service = compose_files.services()["redis"]
-    with DockerContainer(service["image"]).with_exposed_ports(6379).with_command(service["command"]) as container:
-        host, port = container.get_container_host_ip(), int(container.get_exposed_port(6379))
+def _as_composed(service: dict[str, Any]) -> Iterator[DockerContainer]:
+    """A container of the service, not started yet; its volumes are made, and removed at the end."""
+    volumes = {f"driftwood-test-{uuid.uuid4().hex}": place.split(":")[1] for place in service["volumes"]}
+    container = DockerContainer(service["image"]).with_kwargs(
+        read_only=service["read_only"],
+        cap_drop=service["cap_drop"],
+        cap_add=service.get("cap_add"),
+        security_opt=service["security_opt"],
+        mem_limit=service["mem_limit"],
+    )
+    container.tmpfs.update(place.split(":", 1) for place in service["tmpfs"])
+    for name, path in volumes.items():
+        container.with_volume_mapping(name, path, "rw")
+    for name, value in service.get("environment", {}).items():
+        container.with_env(name, str(value))
+    if "command" in service:
+        container.with_command(service["command"])
+    try:
+        yield container
+    finally:
+        with contextlib.closing(docker.from_env(timeout=_ENGINE_S)) as engine:
+            for name in volumes:
+                with contextlib.suppress(docker.errors.NotFound):
+                    engine.volumes.get(name).remove(force=True)
 
-        def answers() -> bool:
-            with contextlib.closing(redis.Redis(host, port)) as client, contextlib.suppress(redis.RedisError):
-                return bool(client.ping())
-            return False
 
-        until(answers, _START_S, f"{service['image']} to answer")
-        yield f"redis://{host}:{port}/0"
+@contextlib.contextmanager
+def redis_container() -> Iterator[tuple[DockerContainer, str]]:
+    """A Redis with the flags of docker-compose.yml, started, and its URL: the same after a restart."""
+    service, port = compose_files.services()["redis"], free_port()
+    with _as_composed(service) as made, made.with_bind_ports(6379, port) as container:
+        url = f"redis://{container.get_container_host_ip()}:{port}/0"
+        until(lambda: redis_answers(url), _START_S, f"{service['image']} to answer")
+        yield container, url
+
+
+def redis_answers(url: str) -> bool:
+    """Whether the Redis there takes commands."""
+    with contextlib.closing(redis.Redis.from_url(url)) as client, contextlib.suppress(redis.RedisError):
+        return bool(client.ping())
+    return False
 
 
 @contextlib.contextmanager
 def kafka_container() -> Iterator[str]:
     """The address of a Kafka with the settings of docker-compose.yml; clients are told the port of this machine."""
     service, port = compose_files.services()["kafka"], free_port()
-    container = DockerContainer(service["image"]).with_bind_ports(_EXTERNAL, port)
-    host = container.get_docker_client().host()
-    for name, value in service["environment"].items():
-        container.with_env(name, str(value))
-    container.with_env("KAFKA_ADVERTISED_LISTENERS", f"INTERNAL://localhost:9092,EXTERNAL://{host}:{port}")
-    with container:
-        reader = OffsetReader(KafkaSettings(kafka_bootstrap_servers=f"{host}:{port}"))
+    with _as_composed(service) as made:
+        host = made.get_docker_client().host()
+        made.with_env("KAFKA_ADVERTISED_LISTENERS", f"INTERNAL://localhost:9092,EXTERNAL://{host}:{port}")
+        made.with_bind_ports(_EXTERNAL, port).start()
+        try:
+            reader = OffsetReader(KafkaSettings(kafka_bootstrap_servers=f"{host}:{port}"))
 
-        def answers() -> bool:
-            with contextlib.suppress(Unavailable):
-                reader.end_offsets("any")
-                return True
-            return False
+            def answers() -> bool:
+                with contextlib.suppress(Unavailable):
+                    reader.end_offsets("any")
+                    return True
+                return False
 
-        until(answers, _START_S, f"{service['image']} to answer")
-        reader.close()
-        yield f"{host}:{port}"
+            until(answers, _START_S, f"{service['image']} to answer")
+            reader.close()
+            yield f"{host}:{port}"
+        finally:
+            made.stop()

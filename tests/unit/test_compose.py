@@ -71,6 +71,9 @@ def test_every_container_is_bounded_and_hardened(name: str):
     assert "privileged" not in service
     assert not any("docker.sock" in volume for volume in service.get("volumes", ()))
     assert any(place.startswith("/tmp") for place in service["tmpfs"])
+    # What is in a tmpfs counts as the container's memory.
+    sizes = [re.search(r"[:,]size=(\w+)", place) for place in service["tmpfs"]]
+    assert sum(in_bytes(size[1]) for size in sizes) <= in_bytes(service["mem_limit"]) // 2
     assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
 
 
@@ -189,6 +192,18 @@ def test_redis_keeps_all_it_has_answered_and_fits_its_container():
     assert given["--appendfsync"] in ("everysec", "always")
     assert given["--maxmemory-policy"] == "noeviction"
     assert 2 * in_bytes(given["--maxmemory"]) <= in_bytes(services()["redis"]["mem_limit"])
+
+
+def test_the_broker_may_run_what_it_unpacks():
+    """snappy and zstd load libraries from /tmp; Docker mounts a tmpfs noexec unless it is told."""
+    (place,) = (place for place in services()["kafka"]["tmpfs"] if place.startswith("/tmp:"))
+    assert "exec" in place.split(":")[1].split(",")
+
+
+def test_redis_has_the_rights_that_its_image_begins_with():
+    """As root it gives /data to its user, into which it must look at every start: DAC_OVERRIDE."""
+    assert set(services()["redis"]["cap_add"]) == {"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"}
+    assert not any("cap_add" in services()[name] for name in EVERY if name != "redis")
 
 
 def test_topics_have_their_settings():
