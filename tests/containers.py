@@ -1,7 +1,8 @@
 """Kafka and Redis in containers, by testcontainers: with the images and the settings of docker-compose.yml.
 
-The settings are those of the container as well: rights, read-only file system, memory, volume. Where no engine answers, or it has no such image and cannot get one, there are none: see ``usable``. NO_CONTAINERS=1
-does without them in any case.
+The settings are those of the container as well: rights, read-only file system, memory, volume. Where no engine
+answers, or it has no such image and cannot get one, there are none: see ``usable``. NO_CONTAINERS=1 does without them
+in any case.
 """
 
 from __future__ import annotations

@@ -49,15 +49,17 @@ super.users=User:ANONYMOUS
     def start(self) -> None:
         self._node.start()
         ensure_topics(KafkaSettings(kafka_bootstrap_servers=self._node.bootstrap, kafka_partitions=1))
+        self.run(example("kafka-acls"))
+
+    def run(self, script: str) -> None:
+        """A script of the administrator's, with Kafka's tools and what the examples name."""
         environment = {
             **os.environ,
             "PATH": f"{REAL_KAFKA.parent / 'bin'}:{os.environ['PATH']}",
             "BROKER": self._node.bootstrap,
             "PASSWORD_FILE": str(self.folder / "password"),
         }
-        done = subprocess.run(
-            ["bash", "-euc", example("kafka-acls")], env=environment, capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def stop(self) -> None:

@@ -2,7 +2,8 @@
 
 The file has one key a line: ``NAME SCOPES KEY``, or only ``KEY``; empty lines, and those that begin with #, do not
 count. SCOPES are comma-separated: read (rankings, models), write (interactions, forgetting), metrics. KEY is the key
-itself, or ``sha256:`` and the hexadecimal SHA-256 of it, so that the file holds nothing that opens a door.
+itself, or ``sha256:`` and the hexadecimal SHA-256 of it, so that the file holds nothing that opens a door. What begins
+like a hash and is none is refused: taken for a key, it would be one that everybody may read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 READ, WRITE, METRICS = "read", "write", "metrics"
 SCOPES = frozenset({READ, WRITE, METRICS})
 _SETTING = "HTTP_API_KEYS_FILE"
-_HASHED = re.compile(r"sha256:([0-9a-f]{64})")
+_HASHED = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 _SHORT = 16
 """Fewer characters than that are said to be too few: keys are for machines, and may be long."""
 
@@ -54,9 +55,19 @@ class KeyRing:
 
 
 def keys_of_setting(text: str) -> list[ApiKey]:
-    """HTTP_API_KEYS: comma-separated, each with all scopes."""
+    """HTTP_API_KEYS: comma-separated, each with all scopes; "" holds none. Raises SettingsInvalid that shows no key."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    return [_key(f"setting-{n}", SCOPES, part) for n, part in enumerate(parts, 1)]
+    if text and not parts:
+        raise SettingsInvalid("HTTP_API_KEYS: it is blank; leave it unset where everything is to be open")
+    keys = []
+    for number, part in enumerate(parts, 1):
+        if len(part.split()) > 1:
+            raise SettingsInvalid(
+                f"HTTP_API_KEYS: key {number} has white space in it: keys stand between commas here, and one a line in"
+                " HTTP_API_KEYS_FILE"
+            )
+        keys.append(_key(f"setting-{number}", SCOPES, part, f"HTTP_API_KEYS: key {number}"))
+    return keys
 
 
 def keys_of_file(text: str, setting: str = _SETTING) -> list[ApiKey]:
@@ -71,7 +82,7 @@ def keys_of_file(text: str, setting: str = _SETTING) -> list[ApiKey]:
         name, scopes = (parts[0], frozenset(parts[1].split(","))) if len(parts) == 3 else (f"line-{number}", SCOPES)
         if not scopes <= SCOPES:
             raise SettingsInvalid(f"{setting}: line {number}: scopes are {', '.join(sorted(SCOPES))}, comma-separated")
-        keys.append(_key(name, scopes, parts[-1]))
+        keys.append(_key(name, scopes, parts[-1], f"{setting}: line {number}"))
     if not keys:
         raise SettingsInvalid(f"{setting}: it holds no key")
     if len({key.digest for key in keys}) < len(keys):
@@ -79,8 +90,10 @@ def keys_of_file(text: str, setting: str = _SETTING) -> list[ApiKey]:
     return keys
 
 
-def _key(name: str, scopes: frozenset[str], text: str) -> ApiKey:
+def _key(name: str, scopes: frozenset[str], text: str, where: str) -> ApiKey:
     hashed = _HASHED.fullmatch(text)
+    if not hashed and text.lower().startswith("sha256:"):
+        raise SettingsInvalid(f"{where}: behind sha256: stand 64 hexadecimal digits")
     if not hashed and len(text) < _SHORT:
         log.warning("an API key has fewer than %d characters", _SHORT, extra={"key_name": name})
     digest = bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(text.encode()).digest()

@@ -26,7 +26,7 @@ from services.recommender.metrics import RecommenderMetrics
 from services.recommender.models_view import describe_models
 from services.recommender.openapi import DESCRIPTIONS, complete
 from services.recommender.outbox import Outbox, OutRecord
-from services.recommender.params import RECOMMENDATIONS, USERS, Refused, events_of, user_of
+from services.recommender.params import RECOMMENDATIONS, USERS, Refused, asks_for_traffic, events_of, user_of
 from services.recommender.ranker import Ranker
 from services.recommender.readiness import Readiness
 from services.recommender.recommendations import Recommendations
@@ -156,8 +156,12 @@ def _add_health(api: FastAPI, parts: Parts) -> None:
         return _response(json_reply(200, {"status": "alive"}))
 
     @api.get("/readyz", name="readyz")
-    async def ready() -> Response:
-        fine, details = await asyncio.to_thread(parts.readiness)
+    async def ready(request: Request) -> Response:
+        try:
+            for_traffic = asks_for_traffic(request.query_params)
+        except Refused as error:
+            return _response(failure_reply(error))
+        fine, details = await asyncio.to_thread(parts.readiness, for_traffic)
         return _response(json_reply(200 if fine else 503, {"ready": fine, **details}))
 
     @api.get("/metrics", name="metrics")

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from services.recommender.guard import PROBES
 from services.recommender.responses import error_reply
 
+_SURPLUS = 64
+"""Connections over the limit that are kept until their head tells whether it is a probe."""
+_SURPLUS_S = 2.0
 _PHRASES = {408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
 
 
@@ -25,21 +29,27 @@ class ConnectionLimits:
 def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str], None]) -> type[HttpToolsProtocol]:
     """The protocol class for uvicorn. rejected: told the reason of each connection that is ended.
 
+    Over the limit of connections, probes are still answered: an orchestrator that gets no answer ends the process, and
+    with it the connections that fill it.
+
     uvicorn itself waits for ever for a request that does not come, or comes a byte a minute, and keeps whatever is sent
     as a head. And after an answer that did not wait for the body, it reads on for as long as the body goes on.
     """
 
     class Limited(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
+        _surplus = False
         _in_head = False
         _head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                self._end(503, f"more than HTTP_MAX_CONNECTIONS={limits.connections} at the same time", "connections")
+            self._surplus = len(self.connections) > limits.connections
+            if len(self.connections) > limits.connections + _SURPLUS:
+                self._too_many()
             else:
-                self._timer = self.loop.call_later(limits.header_timeout_s, self._too_slow)
+                patience_s = min(_SURPLUS_S, limits.header_timeout_s) if self._surplus else limits.header_timeout_s
+                self._timer = self.loop.call_later(patience_s, self._too_slow)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head_came()
@@ -68,6 +78,9 @@ def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str], None]) 
                 if size > limits.header_bytes:
                     self._too_large()
                     return
+            if self._surplus and self.url.partition(b"?")[0].decode("latin-1") not in PROBES:
+                self._too_many()
+                return
             super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
@@ -80,6 +93,8 @@ def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str], None]) 
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            if self._surplus:
+                self.transport.close()
             # A body that nobody waited for: the connection ends, for its rest may be long in coming.
             if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
                 self._unset_keepalive_if_required()
@@ -98,6 +113,9 @@ def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str], None]) 
             elif not self.transport.is_closing():
                 rejected("header_time")
                 self.transport.close()  # it never said anything: neither do we
+
+        def _too_many(self) -> None:
+            self._end(503, f"more than HTTP_MAX_CONNECTIONS={limits.connections} at the same time", "connections")
 
         def _too_large(self) -> None:
             text = f"the head of the request has more than HTTP_MAX_HEADER_BYTES={limits.header_bytes} bytes"

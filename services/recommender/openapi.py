@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from services.recommender.console.view import DEFAULT_WINDOW_S, WINDOWS_S, View
 from services.recommender.guard import HttpRules
-from services.recommender.params import DEFAULT_K, MAX_EVENTS, MAX_ITEMS, MAX_K, SessionRequest
+from services.recommender.params import DEFAULT_K, MAX_EVENTS, MAX_ITEMS, MAX_K, TRAFFIC, SessionRequest
 from services.recommender.responses import ErrorBody
 from services.recommender.user_view import UserView
 from shared.core.events import MAX_ID_BYTES, Interaction
@@ -30,7 +30,8 @@ DESCRIPTIONS = {
     "models": "The model in service, the others, their metrics, what the gate said of them, where they come from, and"
     " what happened to them last: alarms, trainings, decisions of the gate, swaps, rollbacks.",
     "healthz": "Whether the process is alive.",
-    "readyz": "Whether Redis and Kafka can be reached, and which model is in use. 503 where one cannot.",
+    "readyz": "Whether Redis and Kafka can be reached, and which model is in use. 503 where one cannot. For a balancer:"
+    " with `for=traffic` it is 200 while rankings can be given, which after a good start takes Redis alone.",
     "metrics": "For Prometheus.",
 }
 
@@ -56,6 +57,8 @@ _USER = {
 }
 _INVALID = {"description": "Names each field at fault", **_json(_ref("ErrorBody"))}
 _AWAY = {"description": "Redis or Kafka cannot be reached; see Retry-After", **_json(_ref("ErrorBody"))}
+_BUSY = {"description": "More than HTTP_MAX_REQUESTS at the same time; see Retry-After", **_json(_ref("ErrorBody"))}
+_TOO_SLOW = {"description": "The body took more than HTTP_BODY_TIMEOUT_S", **_json(_ref("ErrorBody"))}
 _TOO_LARGE = {"description": "The body is larger than HTTP_MAX_BODY_BYTES", **_json(_ref("ErrorBody"))}
 _OBJECT: dict[str, Any] = _json({"type": "object"})
 _RANKING = {"description": "A ranking, best first", **_json(_ref("Ranking"))}
@@ -72,7 +75,7 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
     },
     "session": {
         "requestBody": {"required": True, **_json(_ref("SessionRequest"))},
-        "responses": {"200": _RANKING, "413": _TOO_LARGE, "422": _INVALID, "503": _AWAY},
+        "responses": {"200": _RANKING, "408": _TOO_SLOW, "413": _TOO_LARGE, "422": _INVALID, "503": _AWAY},
     },
     "interactions": {
         "requestBody": {
@@ -91,6 +94,7 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
                 "description": "All are in Kafka",
                 **_json({"type": "object", "properties": {"accepted": {"type": "integer"}}, "required": ["accepted"]}),
             },
+            "408": _TOO_SLOW,
             "413": _TOO_LARGE,
             "422": _INVALID,
             "503": _AWAY,
@@ -117,10 +121,12 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
     "models": {"responses": {"200": {"description": "Versions", **_OBJECT}, "503": _AWAY}},
     "healthz": {"responses": {"200": {"description": "Alive", **_OBJECT}}},
     "readyz": {
+        "parameters": [_query("for", {"type": "string", "enum": [TRAFFIC]}, "ready for what; left out: all")],
         "responses": {
             "200": {"description": "Ready", **_OBJECT},
+            "422": _INVALID,
             "503": {"description": "Not ready, and why", **_OBJECT},
-        }
+        },
     },
     "metrics": {
         "responses": {"200": {"description": "Text format", "content": {"text/plain": {"schema": {"type": "string"}}}}}
@@ -142,6 +148,8 @@ _SCHEMES = {
 
 def _guarded(name: str, operation: dict[str, Any], http: HttpRules) -> None:
     """What the guard in front of a route adds to its description."""
+    if name not in _OPEN:
+        operation["responses"] = {"503": _BUSY} | operation.get("responses", {})
     if http.keys.needed and name not in _OPEN and not (name == "metrics" and http.public_metrics):
         operation["security"] = [{scheme: []} for scheme in _SCHEMES]
         operation["responses"] = operation.get("responses", {}) | _KEYED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -17,6 +17,7 @@ MAX_ITEMS = 1000
 """In one anonymous session, in one list of items to leave out."""
 MAX_EVENTS = 1000
 DEFAULT_K = 20
+TRAFFIC = "traffic"
 
 USERS = b"/v1/users/"
 RECOMMENDATIONS = b"/recommendations"
@@ -46,6 +47,14 @@ def user_of(raw: bytes) -> str:
         return checked_id("user_id", unquote_to_bytes(raw).decode())
     except UnicodeDecodeError as error:
         raise Refused(Problem("user_id", f"not UTF-8: {error}")) from error
+
+
+def asks_for_traffic(query: Mapping[str, str]) -> bool:
+    """Of /readyz: whether it is asked for the sake of traffic alone (``?for=traffic``). Raises Refused."""
+    given = query.get("for")
+    if given not in (None, TRAFFIC):
+        raise Refused(Problem("for", f"must be {TRAFFIC!r} or left out, is {given!r:.40}"))
+    return given is not None
 
 
 def checked_id(name: str, text: str) -> str:

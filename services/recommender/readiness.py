@@ -1,4 +1,4 @@
-"""Whether the recommender can do its work now."""
+"""Whether the recommender can do its work now: all of it, or the part that callers wait for."""
 
 from __future__ import annotations
 
@@ -17,27 +17,43 @@ _FRESH_S = 0.5
 
 
 class Readiness:
-    """Asks Redis and Kafka when it is asked itself; whoever does not answer in time is not reachable."""
+    """Asks Redis and Kafka when it is asked itself; whoever does not answer in time is not reachable.
+
+    serving: the checks without which no ranking can be given.
+    """
 
     def __init__(
-        self, checks: Mapping[str, Check], notes: Callable[[], Mapping[str, object]], timeout_s: float = 2.0
+        self,
+        checks: Mapping[str, Check],
+        notes: Callable[[], Mapping[str, object]],
+        timeout_s: float = 2.0,
+        serving: frozenset[str] = frozenset({"redis"}),
     ) -> None:
         self._checks = checks
         self._notes = notes
+        self._serving = serving & set(checks)
+        self._was_ready = False
         self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(checks)), thread_name_prefix="ready")
         self._running: dict[str, Future[str]] = {}
         self._lock = threading.Lock()
-        self._known: tuple[float, bool, dict[str, object]] | None = None
+        self._known: tuple[float, dict[str, str]] | None = None
 
-    def __call__(self) -> tuple[bool, dict[str, object]]:
-        """(ready, what is known of each part); blocks for the timeout at most."""
+    def __call__(self, for_traffic: bool = False) -> tuple[bool, dict[str, object]]:
+        """(ready, what is known of each part); blocks for the timeout at most.
+
+        for_traffic: whether rankings may be asked for: once all parts were well, those of ``serving`` suffice. So a new
+        process whose settings are wrong never takes over, and an outage of the rest takes no rankings away.
+        """
         with self._lock:
             if self._known is None or time.monotonic() - self._known[0] > _FRESH_S:
-                results = self._ask()
-                ready = all(result == "ok" for result in results.values())
-                self._known = (time.monotonic(), ready, dict(results))
-            _, ready, parts = self._known
+                self._known = (time.monotonic(), self._ask())
+            parts = self._known[1]
+            well = {name for name, result in parts.items() if result == "ok"}
+            ready = well == set(parts)
+            self._was_ready |= ready
+            if for_traffic and self._was_ready:
+                ready = self._serving <= well
         return ready, {**parts, **self._notes()}
 
     def _ask(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +14,25 @@ Readiness = Callable[[], tuple[bool, dict[str, object]]]
 """Whether the service can do its work now, and what it knows of each part."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        # http.server by itself knows IPv4 only.
+        self.address_family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6 and socket.has_dualstack_ipv6():
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 class HealthServer:
-    """Serves in a thread of its own from ``start`` to ``stop``. Port 0 takes a free one, see ``port``."""
+    """Serves in a thread of its own from ``start`` to ``stop``. Port 0 takes a free one, see ``port``.
+
+    host: a name or an address, IPv6 too; "::" is all of both kinds where the system has both.
+    """
 
     def __init__(self, host: str, port: int, ready: Readiness, registry: CollectorRegistry = REGISTRY) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -41,8 +59,7 @@ class HealthServer:
             def log_message(self, format: str, *args: object) -> None:
                 """Probes come every few seconds: not worth a line each."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), Handler)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 

@@ -12,7 +12,7 @@ from kafka.structs import OffsetAndMetadata
 from shared.adapters.kafka_client import BOOTSTRAP_MS, abandon, bounded, connected, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import KafkaSettings
-from shared.core.errors import Unavailable
+from shared.core.errors import NotAllowed, Unavailable
 from shared.core.ports import Record
 
 
@@ -29,10 +29,13 @@ def topic_configs(settings: KafkaSettings) -> dict[str, dict[str, str]]:
     }
 
 
+_REFUSED = (kafka_errors.TopicAuthorizationFailedError, kafka_errors.ClusterAuthorizationFailedError)
+
+
 def ensure_topics(settings: KafkaSettings) -> list[str]:
     """Make the topics that do not exist; returns their names. Existing ones are left as they are.
 
-    The embedded broker cannot be asked to: it makes topics by itself. Raises Unavailable.
+    The embedded broker cannot be asked to: it makes topics by itself. Raises Unavailable, NotAllowed.
     """
     if settings.kafka_api_version:
         return []
@@ -51,6 +54,12 @@ def ensure_topics(settings: KafkaSettings) -> list[str]:
                     made.append(name)
                 except kafka_errors.TopicAlreadyExistsError:
                     continue
+                except _REFUSED as error:
+                    who = settings.kafka_sasl_username or settings.kafka_ssl_certfile or "we"
+                    raise NotAllowed(
+                        f"Kafka at {settings.kafka_bootstrap_servers}: {who} may not make the topic {name} (operation"
+                        f" Create): {type(error).__name__}"
+                    ) from error
         finally:
             admin.close()
     except (kafka_errors.KafkaError, OSError) as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from shared.adapters.settings_base import Settings
 from shared.core.events import EventRules
@@ -152,6 +153,13 @@ class HttpSettings(Settings):
     http_max_header_bytes: int = Field(64 << 10, ge=1024, description="of a request; more get 431")
     http_body_timeout_s: float = Field(20.0, gt=0, description="until a body is whole; then 408")
     http_header_timeout_s: float = Field(10.0, gt=0, description="until the head of a request is whole; then 408")
+
+    @field_validator("http_trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, text: str) -> str:
+        for part in listed(text):
+            ip_network(part)  # a network with bits set behind its mask would match nobody, and is refused here
+        return text
 
 
 class RecommenderSettings(Settings):

@@ -10,6 +10,7 @@ DriftwoodError
 ├── TopicMissing        a topic that does not exist on the broker
 ├── TopicRecreated      offsets held in memory belong to a topic that was deleted and made again
 └── Unavailable         a system that may come back: broker, Redis, registry; worth a retry
+    └── NotAllowed      it is there and refuses us: it takes somebody who gives the right
 """
 
 from __future__ import annotations
@@ -58,3 +59,7 @@ class TopicRecreated(DriftwoodError):
 
 class Unavailable(DriftwoodError):
     """A system that did not answer; the message names it and its address."""
+
+
+class NotAllowed(Unavailable):
+    """A system that answered that we may not; the message says who may not what."""

@@ -156,14 +156,25 @@ def test_connections_beyond_the_limit_get_503(serve: Serve):
             one.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert one.recv(100).startswith(b"HTTP/1.1 200 ")
         with served.connect() as third:
+            third.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
             assert answer(third).startswith(b"HTTP/1.1 503 ")
-    assert served.rejected("connections") == 1
+        for path in (b"/healthz", b"/readyz?for=traffic"):  # a full house is no reason to end the process
+            with served.connect() as probe:
+                probe.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert answer(probe).startswith(b"HTTP/1.1 200 ")  # and the connection ends
+        with contextlib.ExitStack() as crowd:
+            silent = [crowd.enter_context(served.connect()) for _ in range(64)]
+            with served.connect() as last:  # more than that are not waited for
+                assert answer(last).startswith(b"HTTP/1.1 503 ")
+            assert answer(silent[0]) == b""
+    assert served.rejected("connections") == 2
     until(lambda: httpx.get(f"{served.url}/healthz").status_code == 200, 10, "there is room again")
 
 
 def test_whose_word_is_taken_for_the_callers_address(serve: Serve):
     settings = {name.lower(): value for name, value in settings_of(example("http-limits")).items()}
     assert settings.keys() == {"http_rate_per_s", "http_rate_burst", "http_trusted_proxies"}
+    HttpSettings(**settings)
     slow = {"http_rate_per_s": 0.001, "http_rate_burst": 1}
     direct = serve(**slow)
     behind = serve(**slow, http_trusted_proxies="127.0.0.0/8")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,9 @@ from tests.integration.secured_services import Services
 from tests.secure_kafka import SecureKafka
 from tests.secure_redis import SecureRedis
 from tests.security_examples import example
-from tests.servers import REAL_KAFKA, until
+from tests.servers import REAL_KAFKA, ROOT, until
+
+TOPICS = ("INTERACTIONS", "DLQ", "RECOMMENDATIONS", "ENGAGEMENT", "STATE_UPDATES", "FORGETS")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,25 @@ def test_what_is_published_is_read(kafka: SecureKafka, listener: str):
 
     until(read, 30, "the record")
     source.close()
+
+
+def test_who_makes_the_topics_must_be_allowed_to(kafka: SecureKafka):
+    def make(**changes: str) -> subprocess.CompletedProcess[str]:
+        prefixed = {f"TOPIC_{name}": f"made-here-{name.lower()}" for name in TOPICS}
+        environment = {**os.environ, **kafka.environment(), **prefixed, **changes}
+        command = [sys.executable, "-m", "services.stack.topics"]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+    refused = make()
+    assert refused.returncode == 1
+    assert "driftwood may not make the topic made-here-interactions (operation Create)" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    kafka.run(example("kafka-acls-topics").replace("--topic ", "--topic made-here-").replace("interactions.dlq", "dlq")
+              .replace("state-updates", "state_updates"))  # fmt: skip
+    made = make(KAFKA_SASL_USERNAME="driftwood-topics")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("made-here-") == len(TOPICS)
+    assert make(KAFKA_SASL_USERNAME="driftwood-topics").stdout == "made: none, all are there\n"
 
 
 def test_what_the_acls_do_not_give_is_refused_and_named(kafka: SecureKafka):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from pathlib import Path
 
 import pytest
+import redis
 
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.settings import RedisSettings
@@ -12,6 +15,7 @@ from shared.core.errors import SettingsInvalid, Unavailable
 from tests.certificates import Authority
 from tests.secure_redis import PASSWORD, SecureRedis
 from tests.security_examples import example, settings_of
+from tests.servers import free_port, missing, redis_server_path, until
 
 
 def test_the_example_names_settings_that_exist_and_works(secure_redis: SecureRedis, monkeypatch: pytest.MonkeyPatch):
@@ -22,6 +26,37 @@ def test_the_example_names_settings_that_exist_and_works(secure_redis: SecureRed
     store = RedisStateStore(RedisSettings())
     assert len(store.server_id()) == 40
     store.close()
+
+
+def test_the_files_for_compose_let_one_user_in_and_nobody_else(tmp_path: Path):
+    script = example("compose-secrets-files")
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    users, password = tmp_path / "secrets" / "redis_users", tmp_path / "secrets" / "redis_password"
+    assert (users.parent.stat().st_mode & 0o777, password.stat().st_mode & 0o777) == (0o700, 0o644)
+    may = example("redis-acl").split("~", 1)[1].strip()
+    assert users.read_text().strip().endswith(may), "the same rights as in the example for a server of your own"
+    path, port = redis_server_path(), free_port()
+    if path is None:
+        missing("no redis-server: install redis-server")
+    with subprocess.Popen([path, "--port", str(port), "--aclfile", str(users), "--dir", tmp_path, "--save", "",
+                           "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL) as server:  # fmt: skip
+        try:
+            settings = RedisSettings(
+                redis_url=f"redis://127.0.0.1:{port}/0",
+                redis_username="driftwood",
+                redis_password=password.read_text().strip(),
+            )
+
+            def told() -> bool:
+                with contextlib.suppress(Unavailable), contextlib.closing(RedisStateStore(settings)) as store:
+                    return len(store.server_id()) == 40
+                return False
+
+            until(told, 20, "the user comes in")
+            with contextlib.closing(redis.Redis(port=port)) as nobody, pytest.raises(redis.AuthenticationError):
+                nobody.ping()
+        finally:
+            server.kill()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ class Pod:
         (container,) = self.spec["containers"]
         return container
 
+    def secret_at(self, path: str) -> str | None:
+        """The secret whose key is the file there, mounted as a folder, so that it is renewed; None: there is none."""
+        folder = path.rpartition("/")[0]
+        mount = next((m for m in self.container["volumeMounts"] if m["mountPath"] == folder), None)
+        if mount is None or "subPath" in mount or not mount.get("readOnly"):
+            return None
+        (volume,) = (volume for volume in self.spec["volumes"] if volume["name"] == mount["name"])
+        return volume.get("secret", {}).get("secretName")
+
     def port(self, name: str) -> int | None:
         return next((p["containerPort"] for p in self.container.get("ports", []) if p["name"] == name), None)
 
@@ -77,10 +87,10 @@ class Cluster:
         (found,) = self.of("ConfigMap")
         return dict(found["data"])
 
-    def allowed(self, direction: str, pod: Pod, port: int, other: Mapping[str, str] | None = None) -> bool:
+    def allowed(self, direction: str, pod: Pod, port: int, other: Mapping[str, str] | str | None = None) -> bool:
         """Whether some policy lets the pod send ("Egress") or be reached ("Ingress") at the port.
 
-        other: labels of the namespace at the other end; None: an address outside of the cluster.
+        other: labels of the namespace at the other end, or an address that is no pod's; None: any such address.
         """
         applying = [policy["spec"] for policy in self.of("NetworkPolicy") if _applies(policy, direction, pod)]
         assert applying, f"no policy restricts {direction} of {pod.component}: everything is allowed"
@@ -88,11 +98,14 @@ class Cluster:
         return any(_lets(rule, direction, pod, port, other) for rule in rules)
 
     def environment(self, component: str) -> Iterator[tuple[str, str]]:
-        """(variable, where it comes from) of a component's container."""
-        container = self.pods()[component].container
+        """(variable, where it comes from) of a component's container; of a _FILE variable, the secret of the file."""
+        pod = self.pods()[component]
         yield from ((name, "ConfigMap") for name in self.settings())
-        for entry in container.get("env", []):
-            yield entry["name"], entry.get("valueFrom", {}).get("secretKeyRef", {}).get("name", "value")
+        for entry in pod.container.get("env", []):
+            if "value" in entry:
+                yield entry["name"], pod.secret_at(entry["value"]) or "value"
+            else:
+                yield entry["name"], entry["valueFrom"]["secretKeyRef"]["name"]
 
 
 def _applies(policy: Resource, direction: str, pod: Pod) -> bool:
@@ -100,11 +113,17 @@ def _applies(policy: Resource, direction: str, pod: Pod) -> bool:
     return direction in spec["policyTypes"] and selects(spec["podSelector"], pod.labels)
 
 
-def _lets(rule: Resource, direction: str, pod: Pod, port: int, other: Mapping[str, str] | None) -> bool:
+def _lets(rule: Resource, direction: str, pod: Pod, port: int, other: Mapping[str, str] | str | None) -> bool:
     ports = [p["port"] if isinstance(p["port"], int) else pod.port(p["port"]) for p in rule.get("ports", [])]
     if ports and port not in ports:
         return False
     peers = rule.get("to" if direction == "Egress" else "from")
     if peers is None:
         return True
-    return other is not None and any(selects(peer["namespaceSelector"], other) for peer in peers)
+    return any(_is(peer, other) for peer in peers)
+
+
+def _is(peer: Resource, other: Mapping[str, str] | str | None) -> bool:
+    if "ipBlock" in peer:
+        return isinstance(other, str) and ip_address(other) in ip_network(peer["ipBlock"]["cidr"])
+    return isinstance(other, Mapping) and selects(peer["namespaceSelector"], other)

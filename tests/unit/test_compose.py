@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ import yaml
 from services.simulator.shop_settings import ShopSettings
 from shared.adapters.kafka_reader import topic_configs
 from shared.adapters.settings import ConsumerSettings, HttpSettings, KafkaSettings, RetrainerSettings
-from tests import compose_files
+from tests import compose_files, security_examples
 from tests.compose_files import COMPOSE, ONE_SHOT, OURS, services, variables, versions
 from tests.readme_parts import CLASSES
 from tests.servers import ROOT
@@ -59,6 +60,25 @@ def test_compose_itself_reads_it(command: list[str]):
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     assert set(told.stdout.split()) == set(EVERY)
+
+
+@pytest.mark.parametrize("command", [["docker", "compose"], ["docker-compose"]], ids=["v2", "1.29"])
+def test_a_password_for_redis_goes_in_by_a_second_file(command: list[str], tmp_path: Path):
+    if shutil.which(command[0]) is None or subprocess.run([*command, "version"], capture_output=True).returncode:
+        pytest.skip(f"no {' '.join(command)}")
+    override = tmp_path / "override.yml"
+    override.write_text(security_examples.example("compose-secrets"))
+    files = ["-f", str(COMPOSE), "-f", str(override)]
+    told = subprocess.run([*command, *files, "config"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    merged = yaml.safe_load(told.stdout)["services"]
+    plain = services()["redis"]["command"]
+    assert merged["redis"]["command"][:-2] == [part for part in plain if part not in ("--protected-mode", "no")]
+    assert merged["redis"]["command"][-2:] == ["--aclfile", "/run/secrets/redis_users"]
+    for name in ("consumer", "recommender", "retrainer"):
+        assert merged[name]["environment"]["REDIS_PASSWORD_FILE"] == "/run/secrets/redis_password"
+        assert merged[name]["environment"]["REDIS_URL"] == services()[name]["environment"]["REDIS_URL"]
+    assert "NOAUTH" in str(merged["redis"]["healthcheck"]["test"])
 
 
 @pytest.mark.parametrize("name", EVERY)

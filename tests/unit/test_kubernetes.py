@@ -69,9 +69,11 @@ def test_every_variable_is_a_setting_and_no_secret_is_in_the_files(cluster: Clus
     known = known_settings()
     for component in cluster.pods():
         for name, source in cluster.environment(component):
-            assert name in known, f"{component}: {name} is no setting"
-            if "SecretStr" in str(type(known[name])) and name != "REDIS_URL":
+            setting = name if name in known else name.removesuffix("_FILE")
+            assert setting in known, f"{component}: {name} is no setting"
+            if "SecretStr" in str(type(known[setting])) and name != "REDIS_URL":
                 assert source.startswith("driftwood-"), f"{component}: {name} is not taken from a secret"
+                assert name.endswith("_FILE"), f"{component}: in {name} a file's last line break would count"
     assert cluster.of("Secret") == []
     url = urlsplit(cluster.settings()["REDIS_URL"])
     assert (url.username, url.password) == (None, None)
@@ -132,7 +134,8 @@ def test_probes_ask_the_port_that_the_service_listens_on(cluster: Cluster, servi
     port = int(cluster.settings().get(name.upper()) or str(known_settings()[name.upper()]))
     (listed,) = pod.container["ports"]
     assert listed["containerPort"] == port
-    paths = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    ready = "/readyz?for=traffic" if service == "recommender" else "/readyz"
+    paths = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": ready}
     for probe, path in paths.items():
         assert pod.container[probe]["httpGet"] == {"path": path, "port": listed["name"]}
     assert pod.container["readinessProbe"]["timeoutSeconds"] > 2, "/readyz itself takes up to two seconds"
@@ -223,11 +226,15 @@ def test_what_must_talk_may_and_nothing_else(cluster: Cluster) -> None:
     dns = {"kubernetes.io/metadata.name": "kube-system"}
     for name, pod in pods.items():
         assert cluster.allowed("Egress", pod, 53, dns)
-        assert not cluster.allowed("Egress", pod, 53)
+        assert cluster.allowed("Egress", pod, 53, "169.254.20.10")  # NodeLocal DNSCache: no pod
+        assert cluster.allowed("Egress", pod, 5353, {"kubernetes.io/metadata.name": "openshift-dns"})
         assert cluster.allowed("Egress", pod, ports["kafka"])
         assert cluster.allowed("Egress", pod, ports["redis"]) is (name != "topics")
         assert cluster.allowed("Egress", pod, ports["object store"]) is (remote and name != "topics")
         assert not cluster.allowed("Egress", pod, 80)
+        for address in ("169.254.169.254", "169.254.170.23", "fd00:ec2::23"):  # where a bound identity is had from
+            assert cluster.allowed("Egress", pod, 80, address) is (remote and name != "topics")
+        assert not cluster.allowed("Egress", pod, 80, "169.254.169.1")
     monitoring, client = {"kubernetes.io/metadata.name": "monitoring"}, {"driftwood-client": "true"}
     for name in SERVICES:
         port = pods[name].container["ports"][0]["containerPort"]
@@ -266,9 +273,9 @@ def test_consumers_are_scaled_by_the_lag_of_their_own_group_up_to_its_partitions
     assert (trigger["metadata"]["sasl"], trigger["metadata"]["tls"]) == (mechanism, "enable")
     (login,) = cluster.of("TriggerAuthentication")
     assert trigger["authenticationRef"]["name"] == login["metadata"]["name"]
-    ours = {(e["name"], e["valueFrom"]["secretKeyRef"]["key"]) for e in cluster.pods()["consumer"].container["env"]}
-    keys = {entry["key"] for entry in login["spec"]["secretTargetRef"]}
-    assert keys <= {key for name, key in ours if name.startswith("KAFKA_")}
+    theirs = {(entry["name"], entry["key"]) for entry in login["spec"]["secretTargetRef"]}
+    sources = dict(cluster.environment("consumer"))
+    assert theirs == {(sources["KAFKA_SASL_USERNAME"], "username"), (sources["KAFKA_SASL_PASSWORD_FILE"], "password")}
 
 
 def test_the_metrics_of_every_service_are_scraped() -> None:
@@ -285,4 +292,13 @@ def test_secrets_go_to_those_who_need_them() -> None:
         secret = {source for _, source in cluster.environment(name)} - {"ConfigMap"}
         assert ("driftwood-http" in secret) is (name == "recommender")
         assert ("driftwood-redis" in secret) is (name != "topics")
-        assert "driftwood-kafka" in secret
+        assert ("driftwood-kafka" in secret) is (name != "topics")
+        assert ("driftwood-kafka-admin" in secret) is (name == "topics")
+
+
+def test_the_secrets_of_the_readme_are_those_that_pods_ask_for() -> None:
+    cluster, page = rendered("production"), (FOLDER / "README.md").read_text()
+    made = set(re.findall(r"create secret generic (\S+)", page))
+    asked = {source for name in cluster.pods() for _, source in cluster.environment(name)} - {"ConfigMap"}
+    assert made == asked
+    assert page.index("namespace.yaml") < page.index("create secret")

@@ -10,12 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 
 from services.recommender.api_keys import KeyFileWatch, KeyRing, keys_of_file, keys_of_setting
 from services.recommender.guard import Guard, HttpRules
 from services.recommender.http_server import Keys
 from services.recommender.metrics import RecommenderMetrics
 from services.recommender.rate_limit import RateLimit, network_of
+from shared.adapters.settings import HttpSettings
 from shared.adapters.watched_file import WatchedFile
 from shared.core.errors import SettingsInvalid
 from tests.servers import until
@@ -99,12 +101,43 @@ def test_the_description_names_the_schemes(twin):
         ("", "holds no key"), ("# only a comment\n", "holds no key"), ("a read\n", "line 1 has 2 words"),
         ("\na read,fly some-long-enough-key\n", "line 2: scopes are metrics, read, write"),
         ("some-long-enough-key\nx read some-long-enough-key\n", "twice"),
+        ("sha256:some-long\n", "line 1: behind sha256: stand 64"), (f"x read sha256:{'a' * 63}\n", "line 1: behind"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_refused_and_not_shown(text, says):
     with pytest.raises(SettingsInvalid, match=says) as error:
         keys_of_file(text)
     assert "some-long" not in str(error.value)
+
+
+def test_a_hash_is_one_in_capitals_too_and_never_a_key_itself():
+    hashed = hashlib.sha256(READER.encode()).hexdigest().upper()
+    for text in (f"sha256:{hashed}", f"SHA256:{hashed}"):
+        for keys in (keys_of_file(text), keys_of_setting(text)):
+            ring = KeyRing(keys, needed=True)
+            assert ring.find(READER.encode())
+            assert not ring.find(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\n", "blank"), (" , ", "blank"), ("some-long-key-1\nsome-long-key-2", "key 1 has white space"),
+        ("good-key-of-20-chars,# name      scopes      key", "key 2 has white space"),
+        ("good-key-of-20-chars,sha256:some-long", "key 2: behind sha256:"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_holds_no_keys_opens_nothing(text, says):
+    with pytest.raises(SettingsInvalid, match=f"HTTP_API_KEYS.*{says}") as error:
+        keys_of_setting(text)
+    assert "some-long" not in str(error.value)
+
+
+def test_proxies_are_addresses_or_networks():
+    assert HttpSettings(http_trusted_proxies="10.1.2.3, fd00::/8").http_trusted_proxies
+    for wrong in ("10.0.0.5/8", "*", "proxy.example"):
+        with pytest.raises(ValidationError, match="http_trusted_proxies"):
+            HttpSettings(http_trusted_proxies=wrong)
 
 
 def test_the_file_is_read_anew_and_a_damaged_one_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):

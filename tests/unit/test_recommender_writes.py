@@ -246,6 +246,27 @@ def test_readiness_tells_who_is_missing(twin):
     assert twin.call("GET", "/healthz").status_code == 200
 
 
+def test_an_outage_of_kafka_takes_no_traffic_away_but_a_bad_start_gets_none(twin):
+    def codes() -> tuple[int, int]:
+        twin.readiness._known = None
+        return twin.call("GET", "/readyz").status_code, twin.call("GET", "/readyz?for=traffic").status_code
+
+    twin.readiness._was_ready = False
+    twin.broker.available = False
+    assert codes() == (503, 503)
+    twin.broker.available = True
+    assert codes() == (200, 200)
+    twin.broker.available = False
+    assert codes() == (503, 200)
+    assert "switched off" in twin.call("GET", "/readyz?for=traffic").json()["kafka"]
+    assert twin.call("GET", "/v1/users/u/recommendations").status_code == 200
+    twin.store.available = False
+    assert codes() == (503, 503)
+    refused = twin.call("GET", "/readyz?for=trafic")
+    assert refused.status_code == 422
+    assert refused.json()["details"][0]["field"] == "for"
+
+
 def test_docs_need_nothing_from_elsewhere(twin):
     page = twin.call("GET", "/docs").text
     assert not re.search(r"(src|href)=.?(https?:)?//", page)
