@@ -84,9 +84,10 @@ class Partitions:
         for number, part in taken.items():
             self._source.seek(number, part.next_offset)
         self.owned.update(taken)
-        # Kept where it is known: if the store was restarted since, the next write fails and all start again.
+        # Kept where they are known: if the store was restarted since, the next write fails, and if the topic was made
+        # anew, that is seen before the next records are applied; and all start again.
         self._server = self._server or server
-        self._life = lives[numbers[0]]
+        self._life = self._life or lives[numbers[0]]
 
     def _start(
         self, number: int, value: bytes | None, marks: Sequence[bytes | None], life: str, first: int, end: int
@@ -143,6 +144,8 @@ class Partitions:
         """Own these no more."""
         for number in partitions:
             self.owned.pop(number, None)
+        if not self.owned:
+            self._server = self._life = ""
 
     @property
     def server_id(self) -> str:
@@ -168,7 +171,7 @@ class Partitions:
 
         Where that fails they stay owned, so that it can be tried again.
         """
-        self._server = ""
+        self._server = self._life = ""
         self.take(list(self.owned))
 
     def _progress(self, part: Partition) -> Progress:
@@ -183,10 +186,10 @@ class Partitions:
             [item for _, item in choices], part.choosers.snapshot(),
         )  # fmt: skip
 
-    def save(self) -> dict[int, int]:
-        """Store how far we came. Returns partition -> offset to commit.
+    def save(self) -> tuple[dict[int, int], list[int]]:
+        """Store how far we came: (partition -> offset to commit, partitions whose write was refused).
 
-        Where a write is refused, another owner was faster: then all partitions start again from what Redis holds.
+        Where one is refused, another owner was faster, and our place is not that of the stored states: ``restart``.
         """
         writes: dict[int, tuple[bytes, bytes]] = {}
         for number, part in self.owned.items():
@@ -207,8 +210,7 @@ class Partitions:
         if lost:
             place = {"topic": self._source.topic, "partitions": lost}
             log.warning("progress was changed by another: taking the partitions over again", extra=place)
-            self.restart()
-        return offsets
+        return offsets, lost
 
 
 def _held_by_all(progress: Progress, marks: Sequence[Mark | None], first: int) -> tuple[Progress, int]:

@@ -69,6 +69,7 @@ class ConsumerService:
         self._started_at = time.monotonic()
         self._looked_at = float("-inf")
         self._to_take: set[int] = set()
+        self._to_drop: set[int] = set()
         self._rewind: str | None = None
         self._failures = 0
         self.turned_at = time.monotonic()
@@ -111,28 +112,35 @@ class ConsumerService:
             self._partitions.restart()
             self._rewind = None
         polled = self._source.poll(self._poll_s, self._max_batch)
+        self._note(polled)
         self._settle()
-        took = self._rebalanced(polled)
-        if polled.records:
+        took = self._rebalanced()
+        if self._rewind is not None:
+            return False  # found while polling: what was polled does not follow on what is stored
+        # What came for a partition before it was taken over does not follow on its place either.
+        records = {number: batch for number, batch in polled.records.items() if number not in took}
+        if records:
             if self._partitions.topic_changed():
                 raise TopicRecreated(f"topic {self._source.topic} was deleted and made again")
             owned, server_id = self._partitions.owned, self._partitions.server_id
-            self._inflight = self._worker.submit(
-                self._batches.run, polled.records, owned, self._source.topic, server_id
-            )
+            self._inflight = self._worker.submit(self._batches.run, records, owned, self._source.topic, server_id)
         if time.monotonic() - self._committed_at >= self._commit_s:
             self._settle()
             self._commit()
-        return not polled.records and not took
+        return not polled.records and not took and self._rewind is None
 
-    def _rebalanced(self, polled: Polled) -> bool:
-        if polled.revoked:
-            self._partitions.drop(polled.revoked)
-            self._to_take -= polled.revoked
-        self._to_take |= polled.assigned
-        took = bool(self._to_take)
+    def _note(self, polled: Polled) -> None:
+        """What came and went is told once: whatever fails from here on, it must not be forgotten."""
+        self._to_drop |= polled.revoked
+        self._to_take = (self._to_take - polled.revoked) | polled.assigned
+
+    def _rebalanced(self) -> frozenset[int]:
+        """Drop and take what was noted, with no batch in hand; those taken."""
+        self._partitions.drop(self._to_drop)
+        self._to_drop.clear()
+        took = frozenset(self._to_take)
         if took:
-            self._partitions.take(self._to_take)
+            self._partitions.take(took)
             self._to_take.clear()
         self._metrics.partitions.set(len(self._partitions.owned))
         return took
@@ -157,7 +165,9 @@ class ConsumerService:
             log.warning("Redis was restarted: reading again from the progress that it holds")
             self._rewind = "redis"
             return
-        offsets = self._partitions.save()
+        offsets, lost = self._partitions.save()
+        if lost:
+            self._rewind = "revoke"  # another owner was faster: all start again from what is stored
         self._batches.engagement.refresh(self._partitions.owned)
         if offsets:
             self._source.commit(offsets)
@@ -191,9 +201,9 @@ class ConsumerService:
             self._inflight = None
         if isinstance(error, TopicRecreated):
             return
-        polled = poll_without_records(self._source, pause, self._stop)
-        self._partitions.drop(polled.revoked)
-        self._to_take = (self._to_take - polled.revoked) | polled.assigned
+        self._note(poll_without_records(self._source, pause, self._stop))
+        self._partitions.drop(self._to_drop)
+        self._to_drop.clear()
 
     def _finish(self) -> None:
         """The orderly end: what was applied is committed, then the group is left."""

@@ -221,6 +221,8 @@ class MemoryInteractionSource:
         self._revoked: set[int] = set()
         self._held = False
         self.on_revoke: Callable[[frozenset[int]], None] | None = None
+        self.while_polling: Callable[[], None] | None = None
+        """Called once, in the next poll, when it has its records: a rebalance may come then, too."""
 
     def assign(self, partitions: Sequence[int]) -> None:
         """Give this member partitions."""
@@ -257,6 +259,9 @@ class MemoryInteractionSource:
                 records[partition] = batch
                 self._positions[partition] = position + len(batch)
                 max_records -= len(batch)
+        if self.while_polling is not None:
+            happens, self.while_polling = self.while_polling, None
+            happens()
         polled = Polled(records, frozenset(self._assigned), frozenset(self._revoked))
         self._assigned, self._revoked = set(), set()
         return polled

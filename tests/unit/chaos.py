@@ -13,7 +13,20 @@ from shared.adapters.memory import MemoryInteractionSource, MemoryStateStore
 chaos = st.lists(
     st.tuples(
         st.integers(0, 3),
-        st.sampled_from(["crash", "redis rolls back", "zombie", "redis away", "commit", "commit unsaved", "hand over"]),
+        st.sampled_from(
+            [
+                "crash",
+                "redis rolls back",
+                "zombie",
+                "redis away",
+                "commit",
+                "commit unsaved",
+                "hand over",
+                "a partition goes and comes",
+                "it goes while a batch fails",
+                "it comes while a batch fails",
+            ]
+        ),
     ),
     max_size=8,
 )
@@ -54,6 +67,20 @@ def live_through(
             store.available = False
             member.turns(2)
             store.available = True
+        elif happening == "a partition goes and comes":
+            rebalance_while_polling(member, partitions[-1:], goes=True, comes=True)
+        elif happening == "it goes while a batch fails":  # Redis is back before anybody asks it again
+            store.available = False
+            member.turns(1)
+            rebalance_while_polling(member, partitions[-1:], goes=True, store=store)
+            member.source.assign(partitions[-1:])
+        elif happening == "it comes while a batch fails":
+            member.source.revoke(partitions[-1:])
+            member.turns(1)
+            store.available = False
+            member.turns(1)
+            rebalance_while_polling(member, partitions[-1:], comes=True)
+            store.available = True
         elif happening == "hand over":
             member.source.revoke(partitions)
             member = another()
@@ -62,3 +89,27 @@ def live_through(
                 zombies.append(member)
             member = another()
     return member, zombies
+
+
+def rebalance_while_polling(
+    member: Running,
+    partitions: list[int],
+    goes: bool = False,
+    comes: bool = False,
+    store: MemoryStateStore | None = None,
+) -> None:
+    """A turn in which the partitions go, come, or both, after the records of its poll were fetched.
+
+    store: is back right after that.
+    """
+
+    def happens() -> None:
+        if goes:
+            member.source.revoke(partitions)
+        if comes:
+            member.source.assign(partitions)
+        if store is not None:
+            store.available = True
+
+    member.source.while_polling = happens
+    member.turns(1)
