@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 
 import promql_parser as promql
 
@@ -11,32 +12,65 @@ Labels = frozenset[str]
 TARGET: Labels = frozenset({"job", "instance"})
 """Added to every series by the scrape."""
 
-_GRAFANA = {"$__rate_interval": "1m", "$__interval": "15s", "$__range": "1h"}
+Values = Mapping[str, Mapping[str, frozenset[str]]]
+"""metric -> label -> its values."""
 
 
 def parse(text: str) -> promql.Expr:
     """Grafana's variables count as durations."""
-    for variable, value in _GRAFANA.items():
-        text = text.replace(variable, value)
-    return promql.parse(text)
+    return promql.parse(text.replace("$__interval", "15s").replace("$__rate_interval", "1m"))
+
+
+def _parts(expr: promql.Expr) -> tuple[promql.Expr, ...]:
+    """What it is made of."""
+    if isinstance(expr, promql.MatrixSelector):
+        return (expr.vector_selector,)
+    if isinstance(expr, promql.BinaryExpr):
+        return expr.lhs, expr.rhs
+    if isinstance(expr, promql.Call):
+        return tuple(expr.args)
+    if isinstance(expr, promql.AggregateExpr | promql.ParenExpr | promql.SubqueryExpr | promql.UnaryExpr):
+        return (expr.expr,)
+    known = promql.VectorSelector | promql.NumberLiteral | promql.StringLiteral
+    assert isinstance(expr, known), f"not known here: {type(expr)}"
+    return ()
 
 
 def selectors(expr: promql.Expr) -> Iterator[promql.VectorSelector]:
     """Every series selector in it, however deep."""
     if isinstance(expr, promql.VectorSelector):
         yield expr
-    elif isinstance(expr, promql.MatrixSelector):
-        yield expr.vector_selector
-    elif isinstance(expr, promql.BinaryExpr):
-        yield from selectors(expr.lhs)
-        yield from selectors(expr.rhs)
-    elif isinstance(expr, promql.Call):
-        for argument in expr.args:
-            yield from selectors(argument)
-    elif isinstance(expr, promql.AggregateExpr | promql.ParenExpr | promql.SubqueryExpr | promql.UnaryExpr):
-        yield from selectors(expr.expr)
-    else:
-        assert isinstance(expr, promql.NumberLiteral | promql.StringLiteral), f"not known here: {type(expr)}"
+    for part in _parts(expr):
+        yield from selectors(part)
+
+
+def gaps(expr: promql.Expr, step: timedelta, scrape: timedelta) -> Iterator[str]:
+    """Ranges that leave something out where the expression is evaluated every ``step``.
+
+    A range of samples has to reach back to one that the range before it had: what rose in between is in neither.
+    """
+    if isinstance(expr, promql.MatrixSelector) and expr.range < step + scrape:
+        yield f"[{expr.range}], evaluated every {step}"
+    if isinstance(expr, promql.SubqueryExpr):
+        if expr.range < step:
+            yield f"[{expr.range}:{expr.step}], evaluated every {step}"
+        step = expr.step
+    for part in _parts(expr):
+        yield from gaps(part, step, scrape)
+
+
+def check_values(expr: promql.Expr, known: Values) -> None:
+    """AssertionError names a value that the label never has, and the selector then selects nothing (or leaves nothing
+    out). Of a pattern of alternatives (a|b) each is a value; of any other at least one fits."""
+    for selector in selectors(expr):
+        for matcher in selector.matchers.matchers:
+            where = f"{selector.name}{{{matcher.name}}}"
+            values = known.get(selector.name, {}).get(matcher.name, frozenset())
+            exact = matcher.op in (promql.MatchOp.Equal, promql.MatchOp.NotEqual)
+            wanted = {matcher.value} if exact else set(matcher.value.split("|"))
+            for one in wanted:
+                found = one in values if exact else any(re.fullmatch(one, value) for value in values)
+                assert found, f"{where} is never {one!r}, but one of {sorted(values)}"
 
 
 def labels(expr: promql.Expr, known: Mapping[str, Labels]) -> Labels:
@@ -93,12 +127,16 @@ def _combined(expr: promql.BinaryExpr, known: Mapping[str, Labels]) -> Labels:
     if operator == "or":
         return left | right
     matching = expr.modifier.matching if expr.modifier is not None else None
-    scalar = isinstance(expr.lhs, promql.NumberLiteral) or isinstance(expr.rhs, promql.NumberLiteral)
+    scalar = _scalar(expr.lhs) or _scalar(expr.rhs)
     if matching is None and not scalar:
         assert left == right, f"sides with other labels never meet: {expr}"
     elif matching is not None and matching.type == promql.LabelModifierType.Include:
         assert set(matching.labels) <= left & right, f"matched by labels that a side has not: {expr}"
     return left or right
+
+
+def _scalar(expr: promql.Expr) -> bool:
+    return isinstance(expr, promql.NumberLiteral) or (isinstance(expr, promql.Call) and expr.func.name == "time")
 
 
 def template_labels(text: str) -> set[str]:

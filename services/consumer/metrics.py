@@ -16,13 +16,19 @@ _STAGES = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5
 _SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 _OUTCOMES = ("applied", "dismissed", "ignored", "dead_letter", "redelivered", "repeated")
 _REWINDS = ("Unavailable", "TopicMissing", "TopicRecreated", "redis", "revoke")
+_STORE = {
+    "driftwood_redis_used_memory_bytes": "What Redis holds, as it counts it; of a cluster, its fullest server",
+    "driftwood_redis_max_memory_bytes": "maxmemory of that server; without one, its machine's memory",
+    "driftwood_redis_evicted_keys": "Keys that Redis threw away for want of room since its start; of a cluster, of all",
+}
+"""As the fields of StoreMemory."""
 
 
 class ConsumerMetrics:
     """All metrics of the consumer; a registry of its own keeps tests apart."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        r = registry
+        r = self.registry = registry
         self.events = Counter(
             "driftwood_consumer_events_total", "Interactions read, by what became of them", ["outcome"], registry=r
         )
@@ -94,13 +100,14 @@ class ConsumerMetrics:
             registry=r,
         )
         self.model = Gauge("driftwood_model_info", "1 for the model in use", ["service", "version"], registry=r)
-        self.redis_used = Gauge("driftwood_redis_used_memory_bytes", "What Redis holds, as it counts it", registry=r)
-        self.redis_limit = Gauge(
-            "driftwood_redis_max_memory_bytes", "maxmemory of Redis; without one, its machine's memory", registry=r
+        self.committed = Gauge(
+            "driftwood_consumer_committed_timestamp_seconds",
+            "Unix time of the last complete commit; before the first, of the start",
+            registry=r,
         )
-        self.redis_evicted = Gauge(
-            "driftwood_redis_evicted_keys", "Keys that Redis threw away for want of room since its start", registry=r
-        )
+        self.committed.set_to_current_time()
+        self._store_known = False
+        self._store = [Gauge(name, what, registry=None) for name, what in _STORE.items()]
         self._lags = PartitionGauge(self.lag)
         self._begin_at_zero()
 
@@ -120,7 +127,9 @@ class ConsumerMetrics:
         self._lags.show(records)
 
     def store_memory(self, memory: StoreMemory) -> None:
-        """What the state store says of itself."""
-        self.redis_used.set(memory.used)
-        self.redis_limit.set(memory.limit)
-        self.redis_evicted.set(memory.evicted)
+        """What the state store says of itself. Shown from the first time on: a 0 from before would have risen since."""
+        for gauge, value in zip(self._store, memory, strict=True):
+            gauge.set(value)
+            if not self._store_known:
+                self.registry.register(gauge)
+        self._store_known = True

@@ -98,8 +98,22 @@ class RecommenderMetrics:
         self.emission_failures = Counter(
             "driftwood_emission_failures_total", "Rounds of emission that are tried again", registry=r
         )
+        self._stream_lag = Gauge(
+            "driftwood_stream_lag_records",
+            "Interactions that the consumers' group has not committed yet, of all partitions together, as the broker"
+            " tells; not told while the broker does not, nor without the console (CONSOLE=false)",
+            ["group"],
+            registry=r,
+        )
         for why in ("overload", "deadline", "unavailable"):  # a rate needs a value from before the first event
             self.refused.labels(why)
+
+    def stream_lag(self, group: str, records: int | None) -> None:
+        """How far the group is behind; None: not known, and no old number stands for it."""
+        if records is None:
+            self._stream_lag.clear()
+        else:
+            self._stream_lag.labels(group).set(records)
 
     def given(self) -> dict[str, float]:
         """Rankings given so far, by way."""

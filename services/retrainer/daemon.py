@@ -117,6 +117,8 @@ class Retrainer:
             self._looked_at = time.monotonic()
             urgent |= self._look(memory)
         urgent |= self._schedule.look(memory)
+        if self._looked_at > float("-inf"):
+            self._metrics.decides.set(1)  # not before what the others take for the truth is known
         if urgent or (self._dirty and time.monotonic() - self._stored_at >= self._store_s):
             if not self._store(memory):
                 return
@@ -131,6 +133,7 @@ class Retrainer:
             changed, self._pointer_problem = self._promotions.look(memory), None
         except ModelDamaged as error:
             changed, self._pointer_problem = False, str(error)
+            self._metrics.in_service(memory.champion)
         self._metrics.on_trial.set(memory.watch is not None)
         self._metrics.rate.clear()
         if memory.champion is not None:
@@ -148,7 +151,6 @@ class Retrainer:
     def _take_over(self) -> tuple[Memory, DriftWatch]:
         if self._memory is None:
             self._memory = self._read_memory()
-            self._metrics.decides.set(1)
             self._looked_at = float("-inf")
             log.info("this retrainer decides", extra={"champion": self._memory.champion})
         if self._watch is None:
@@ -167,13 +169,14 @@ class Retrainer:
         if self._memory is not None:
             log.warning("the lease was lost: another retrainer decides")
         self._schedule.stop()
+        self._metrics.stands_by()
         self._drop()
         self._stop.wait(self._look_s)
 
     def _drop(self) -> None:
         self._memory, watch, self._watch = None, self._watch, None
         self._dirty = False
-        self._metrics.decides.set(0)
+        self._metrics.undecided()
         if watch is not None:
             watch.close()
 

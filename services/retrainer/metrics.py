@@ -27,6 +27,11 @@ class RetrainerMetrics:
             ["reason", "outcome"],
             registry=r,
         )
+        self.failures = Gauge(
+            "driftwood_training_failures_in_a_row",
+            "Trainings that broke since one that did not, of what is still to be trained; told by who decides",
+            registry=r,
+        )
         self.training = Gauge("driftwood_training_running", "1 while a training runs", registry=r)
         self.seconds = Histogram(
             "driftwood_training_seconds", "Length of a training, gate and all", buckets=_SECONDS, registry=r
@@ -91,6 +96,21 @@ class RetrainerMetrics:
         self.champion.set(int(version or 0))
         if version is not None:
             self.model.labels("retrainer", version).set(1)
+
+    def undecided(self) -> None:
+        """This retrainer does not decide, for now: what it looks up as soon as it does again is shown no more."""
+        self.decides.set(0)
+        self.in_service(None)
+        self.age.set(0)
+        self.on_trial.set(0)
+        self.rate.clear()
+
+    def stands_by(self) -> None:
+        """Another decides: what it told last is shown no more. Counters stay."""
+        self.undecided()
+        self.gate_recall.clear()
+        self.failures.set(0)
+        self.versions.set(0)
 
     def judged(self, gate: Mapping[str, Any]) -> None:
         """The gate's decision and its numbers."""

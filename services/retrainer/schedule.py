@@ -85,6 +85,9 @@ class Schedule:
                 changed = True
         if self._trainer.running:  # what it will bring is to be seen before the alarm repeats
             memory.monitor.quiet(self._now_ms(), self._rules.cooldown_s)
+        if memory.due is None or not self._rules.auto:
+            memory.failures = 0  # what broke is not tried again
+        self._metrics.failures.set(memory.failures)
         self._metrics.training.set(self._trainer.running)
         self._tell_age(memory)
         return changed

@@ -72,8 +72,7 @@ class MemoryClusterStateStore:
 
     def memory(self) -> StoreMemory:
         """See StateStore."""
-        parts = [server.memory() for server in self._servers]
-        return StoreMemory(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+        return StoreMemory.of_servers([server.memory() for server in self._servers])
 
     def quarantine(self, user_id: str, value: bytes) -> None:
         """See StateStore."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -9,8 +11,11 @@ from services.consumer.metrics import ConsumerMetrics
 from services.recommender.metrics import RecommenderMetrics
 from services.retrainer.metrics import RetrainerMetrics
 from services.retrainer.session_log_metrics import SessionLogMetrics
+from shared.adapters.memory import MemoryBroker, MemoryPublisher, MemoryStateStore
+from shared.core.errors import Unavailable
 from shared.core.ports import StoreMemory
 from tests.unit.retrainer_twins import World
+from tests.unit.test_replay_property import Member
 
 
 @pytest.fixture
@@ -52,9 +57,40 @@ def test_what_alerts_wait_for_is_counted_from_zero(registry, metrics, name, labe
 
 
 def test_how_full_the_store_is(registry):
-    ConsumerMetrics(registry).store_memory(StoreMemory(700, 1000, 3))
-    names = ("used_memory_bytes", "max_memory_bytes", "evicted_keys")
-    assert [registry.get_sample_value(f"driftwood_redis_{name}") for name in names] == [700, 1000, 3]
+    """Nothing until it is known: Redis that threw keys away last month would have thrown them away at our start."""
+    names = [f"driftwood_redis_{name}" for name in ("used_memory_bytes", "max_memory_bytes", "evicted_keys")]
+    metrics = ConsumerMetrics(registry)
+    assert [registry.get_sample_value(name) for name in names] == [None, None, None]
+    for told in (StoreMemory(700, 1000, 5000), StoreMemory(800, 1000, 5001)):
+        metrics.store_memory(told)
+        assert [registry.get_sample_value(name) for name in names] == list(told)
+
+
+def test_the_time_of_the_last_commit_is_told_and_stands_still_where_none_completes(monkeypatch):
+    def unacknowledged(*_: object):
+        raise Unavailable("Kafka: not acknowledged within 30 s")
+
+    broker, before = MemoryBroker(partitions=1), time.time()
+    for topic in ("interactions", "state-updates", "engagement"):
+        broker.create(topic)
+    member = Member(broker, MemoryStateStore())
+    committed = member.metrics.committed._value.get
+    assert before <= committed() <= time.time()  # the start
+    member.source.assign([0])
+    member.metrics.committed.set(0)
+    member.turns(1)
+    assert committed() >= before
+    member.metrics.committed.set(0)
+    monkeypatch.setattr(MemoryPublisher, "flush", unacknowledged)
+    member.turns(2)
+    assert committed() == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(member.partitions, "save", lambda: ({}, [0]))  # another owner was faster, each time
+    member.turns(2)
+    assert committed() == 0
+    monkeypatch.undo()
+    member.turns(2)
+    assert committed() >= before
 
 
 def test_the_champion_and_its_age_are_told_by_the_one_that_decides():

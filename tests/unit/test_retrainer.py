@@ -308,6 +308,112 @@ def test_only_the_holder_of_the_lease_decides(world: World):
     assert world.retrainer.describe() == {"decides": False}
 
 
+TOLD_BY_WHO_DECIDES = (
+    "driftwood_retrainer_decides",
+    "driftwood_champion_version",
+    "driftwood_model_age_seconds",
+    "driftwood_promotion_on_trial",
+    "driftwood_training_running",
+    "driftwood_training_failures_in_a_row",
+    "driftwood_model_versions",
+)
+
+
+def test_who_has_lost_the_lease_tells_nothing_more_of_what_only_the_other_knows(world: World):
+    world.keep = 5
+    world.start()
+    world.seconds += 60
+    world.engage("1", 0.2, 300)
+    for _ in range(2):
+        world.trainer.end(problem="exit code 1")
+        world.step(2)
+        world.seconds += 100
+        world.step()
+    world.publish(gate=GATE)
+    world.trainer.end(published="2", promoted=True, gate=GATE)
+    world.step(2)
+    world.publish()
+    world.engage("3", 0.2, 100)
+    told = {name: world.value(name) for name in TOLD_BY_WHO_DECIDES}
+    assert told["driftwood_champion_version"] == 3
+    assert told["driftwood_promotion_on_trial"] == 1
+    assert told["driftwood_model_versions"] == 3
+    assert world.value("driftwood_engagement_hit_rate", version="3") is not None
+    assert world.value("driftwood_gate_recall20", of="champion") == 0.4
+    other, _, values = world.another()
+    world.seconds += LEASE_S + 1
+    other.step()
+    world.step()
+    assert values.get_sample_value("driftwood_champion_version") == 3
+    assert {name: world.value(name) for name in TOLD_BY_WHO_DECIDES} == dict.fromkeys(TOLD_BY_WHO_DECIDES, 0)
+    assert world.value("driftwood_model_info", service="retrainer", version="3") is None
+    assert world.value("driftwood_engagement_hit_rate", version="3") is None
+    assert world.value("driftwood_gate_recall20", of="champion") is None
+    assert world.value("driftwood_trainings_total", reason="drift", outcome="failed") == 2
+
+
+def test_it_says_that_it_decides_when_it_knows_the_version_in_service(world: World, monkeypatch: pytest.MonkeyPatch):
+    """A scrape in between would see that the champion went to none and came back."""
+
+    def told() -> tuple[float | None, float | None]:
+        return world.value("driftwood_retrainer_decides"), world.value("driftwood_champion_version")
+
+    seen, reader, current = [], World._reader, MemoryModelRegistry.current
+    monkeypatch.setattr(World, "_reader", lambda self: (seen.append(told()), reader(self))[1])
+    monkeypatch.setattr(MemoryModelRegistry, "current", lambda self: (seen.append(told()), current(self))[1])
+    world.start()
+    world.step()
+    assert seen[:2] == [(0, 0), (0, 0)]
+    assert told() == (1, 1)
+
+
+def test_a_registry_that_is_away_at_first_leaves_nobody_deciding(world: World, monkeypatch: pytest.MonkeyPatch):
+    def away(*_: object):
+        raise Unavailable("model registry: away")
+
+    monkeypatch.setattr(MemoryModelRegistry, "current", away)
+    world.start()
+    world.step(2)
+    assert world.value("driftwood_retrainer_decides") == 0
+    monkeypatch.undo()
+    world.step()
+    assert world.value("driftwood_retrainer_decides") == 1
+
+
+def test_failures_in_a_row_are_told_until_a_training_ends_well_or_there_is_nothing_to_train(world: World):
+    def told() -> float | None:
+        return world.value("driftwood_training_failures_in_a_row")
+
+    def breaks() -> None:
+        world.trainer.end(problem="exit code 1")
+        world.step(2)
+        world.seconds += 100
+        world.step()
+
+    world.engage("1", 0.2, 300)
+    assert told() == 0
+    for failures in (1, 2):
+        breaks()
+        assert told() == failures
+    world.leases.available = False  # for a moment: it still knows
+    world.step()
+    assert told() == 2
+    world.leases.available = True
+    world.start()  # another process
+    world.step()
+    assert told() == 2
+    world.trainer.end(published=None, promoted=False)
+    world.step()
+    assert told() == 0
+    world.seconds += 400
+    world.engage("1", 0.2, 100)
+    breaks()
+    assert told() == 1
+    world.publish()  # by hand
+    world.step(2)
+    assert told() == 0
+
+
 def test_nothing_is_committed_that_is_not_stored(world: World, monkeypatch: pytest.MonkeyPatch):
     def away(*_: object):
         raise Unavailable("Redis: away")
@@ -332,9 +438,11 @@ def test_redis_that_is_away_is_waited_for(world: World):
     world.leases.available = False
     world.step()
     assert "switched off" in str(world.retrainer.problem)
+    assert world.value("driftwood_model_info", service="retrainer", version="1") is None  # it may be another's by now
     world.leases.available = True
     world.step()
     assert world.retrainer.describe()["champion"] == "1"
+    assert world.value("driftwood_model_info", service="retrainer", version="1") == 1
 
 
 def test_redelivered_engagement_counts_once(world: World):
@@ -384,6 +492,9 @@ def test_a_damaged_pointer_is_told_and_all_else_goes_on(world: World, monkeypatc
     world.engage("1", 0.2, 300)
     assert world.retrainer.problem == "models/current: names no version"
     assert world.trainer.started == 1
+    world.start()
+    world.step()
+    assert (world.value("driftwood_retrainer_decides"), world.value("driftwood_champion_version")) == (1, 1)
     monkeypatch.undo()
     world.step()
     assert world.retrainer.problem is None
