@@ -20,10 +20,15 @@ from shared.core.drift import Alarm, DriftMonitor, DriftRules
 from shared.core.engagement import EngagementBatch, encode_engagement, engagement_batch
 from shared.core.registry_port import Note
 from tests.servers import free_port, until
-from tests.unit.recommender_twins import Twin
+from tests.unit.recommender_twins import ITEMS, Twin, weights
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 """Debian's own: nothing is downloaded for it."""
+GATE = {
+    "decision": "kept back", "reason": "better than champion 1 by 0.5% with confidence 0.610, less than 0.95",
+    "events": 4213, "challenger": {"recall20": 0.213}, "champion": {"version": "1", "recall20": 0.209},
+    "popularity": {"recall20": 0.084}, "over_champion": {"confidence": 0.61},
+}  # fmt: skip
 
 
 class World:
@@ -66,6 +71,25 @@ class World:
             record = self.twin.broker.append("interactions", b"u%d" % n, b"{}")
             if taken:
                 self.twin.broker.committed["group", "interactions", record.partition] = record.offset + 1
+
+
+def past(shift: bool = True) -> World:
+    """A champion whose engagement fell four minutes ago, with what the retrainer noted of it."""
+    world = World()
+    world.monitor.champion = "1"
+    world.outcomes("1", 0.45, (800, 240), 20)
+    if shift:
+        alarms = world.outcomes("1", 0.10, (240, 0), 20)
+        assert alarms, "the retrainer's monitor sees no shift in these outcomes"
+        world.note("alarm", {name: getattr(alarms[0], name) for name in alarms[0].__struct_fields__}, 200)
+        world.note("training", {"reason": "drift", "outcome": "kept back", "version": "2", "seconds": 30.0}, 131)
+        world.note("gate", {"version": "2", **GATE}, 130)
+        lineage = {"parent": "1", "trained_at": int(time.time() * 1000) - 130_000, "train_s": 30.0, "events": 2000}
+        world.twin.registry.publish(weights(3), ITEMS, metrics={"gate": GATE}, lineage=lineage, make_current=False)
+    world.interactions(50)
+    world.twin.popular(0, "item-3", "item-3", "item-7")
+    world.twin.act("ada", "item-1", "item-2", ts=int(time.time() * 1000) - 65_000)
+    return world
 
 
 @contextlib.contextmanager
@@ -117,3 +141,9 @@ class Visit:
 
     def close(self) -> None:
         self.context.close()
+
+
+def turns(page: Page, count: int) -> None:
+    """Until the page was told so many times what is new, and has drawn all but perhaps the last."""
+    for _ in range(count + 1):
+        page.wait_for_event("response", lambda response: "/v1/console" in response.url)

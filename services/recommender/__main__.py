@@ -17,7 +17,7 @@ from services.recommender.app import Parts, build_app
 from services.recommender.batch import BatchRanker
 from services.recommender.cache import RankingCache
 from services.recommender.connections import ConnectionLimits
-from services.recommender.console.engagement import EngagementHistory
+from services.recommender.console.engagement import KEEP_S, EngagementHistory
 from services.recommender.console.live import Live
 from services.recommender.console.view import Console, Watches
 from services.recommender.console.watch import TURN_S, JournalWatch, PresenceWatch, StreamWatch
@@ -67,8 +67,9 @@ from shared.model.inference import InferenceModel
 
 log = logging.getLogger("driftwood.recommender")
 
-_ENGAGEMENT_TAIL = 20_000
-"""Records of each partition that the console begins with: hours of most streams, read in about a second."""
+_ENGAGEMENT_TAIL = 1_000_000
+"""Records of each partition that the console begins with, at most: all of the six hours that it shows, where they are
+no more than 46 a second. Of each model version consumers write one a second for each partition of interactions."""
 _PRESENCE_S = 10.0
 
 
@@ -187,10 +188,11 @@ class System:
         self.presence = RedisPresence(redis, "recommenders", f"{socket.gethostname()}-{uuid.uuid4().hex}", _PRESENCE_S)
         watches = Watches(
             StreamWatch(
-                lambda: KafkaTopicTail(kafka, kafka.topic_engagement, _ENGAGEMENT_TAIL),
+                lambda: KafkaTopicTail(kafka, kafka.topic_engagement, _ENGAGEMENT_TAIL, KEEP_S),
                 lambda: KafkaStreamEnd(kafka, consumer_group, kafka.topic_interactions),
                 history,
                 live,
+                lambda lag: self.metrics.stream_lag(consumer_group, lag),
             ),
             PresenceWatch(self.presence, self.metrics.given, recent, settings.emit_topic, live),
             JournalWatch(registry),

@@ -10,37 +10,12 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from services.recommender.api_keys import KeyRing, keys_of_setting
+from services.recommender.api_keys import KeyRing, keys_of_file, keys_of_setting
 from services.recommender.guard import HttpRules
-from tests.console_world import World
-from tests.unit.recommender_twins import ITEMS, weights
+from tests.console_world import World, past, turns
 
-GATE = {
-    "decision": "kept back", "reason": "better than champion 1 by 0.5% with confidence 0.610, less than 0.95",
-    "events": 4213, "challenger": {"recall20": 0.213}, "champion": {"version": "1", "recall20": 0.209},
-    "popularity": {"recall20": 0.084}, "over_champion": {"confidence": 0.61},
-}  # fmt: skip
 PLOT = "#chart .plot"
 CONTRAST = Path(__file__).with_name("contrast.js")
-
-
-def past(shift: bool = True) -> World:
-    """A champion whose engagement fell four minutes ago, with what the retrainer noted of it."""
-    world = World()
-    world.monitor.champion = "1"
-    world.outcomes("1", 0.45, (800, 240), 20)
-    if shift:
-        alarms = world.outcomes("1", 0.10, (240, 0), 20)
-        assert alarms, "the retrainer's monitor sees no shift in these outcomes"
-        world.note("alarm", {name: getattr(alarms[0], name) for name in alarms[0].__struct_fields__}, 200)
-        world.note("training", {"reason": "drift", "outcome": "kept back", "version": "2", "seconds": 30.0}, 131)
-        world.note("gate", {"version": "2", **GATE}, 130)
-        lineage = {"parent": "1", "trained_at": int(time.time() * 1000) - 130_000, "train_s": 30.0, "events": 2000}
-        world.twin.registry.publish(weights(3), ITEMS, metrics={"gate": GATE}, lineage=lineage, make_current=False)
-    world.interactions(50)
-    world.twin.popular(0, "item-3", "item-3", "item-7")
-    world.twin.act("ada", "item-1", "item-2", ts=int(time.time() * 1000) - 65_000)
-    return world
 
 
 def best_of(one, path, **options):
@@ -93,6 +68,18 @@ def test_the_line_goes_on_by_itself(visit):
     expect(page.locator("[data-tile=events] .detail")).to_have_text("120 so far")
 
 
+def test_the_last_minute_is_the_last_minute_in_every_window(visit):
+    world = past(shift=False)
+    world.outcomes("1", 1.0, (185, 65), 20)  # in one point with the last minute, where a point is of two
+    world.outcomes("1", 0.0, (20, 0), 5)
+    page = visit(world).page
+    hits = page.locator("[data-tile=hits]")
+    expect(hits).to_contain_text("0.0%of 100 actions, last minute")
+    page.get_by_role("radio", name="6 hours").click()
+    turns(page, 2)
+    expect(hits).to_contain_text("0.0%of 100 actions, last minute")
+
+
 def test_labels_do_not_cover_each_other_nor_poles_however_many(visit):
     world = past(shift=False)
     for n in range(14):
@@ -119,6 +106,7 @@ def test_labels_do_not_cover_each_other_nor_poles_however_many(visit):
 def test_a_label_tells_more_to_the_keyboard_and_to_the_pointer(visit):
     page = visit(past()).page
     tip = page.locator(".tip")
+    expect(page.locator(".flag")).to_have_count(2)  # drawn: there is something to walk to
     page.locator("#windows [aria-checked=true]").focus()
     page.keyboard.press("Tab")
     expect(page.locator(".surface")).to_be_focused()
@@ -252,8 +240,13 @@ def test_an_empty_system_says_what_to_do_next_and_goes_on_when_it_is_done(visit)
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith(f"curl -X POST '{one.address}v1/interactions'")
     body = re.search(r"-d '(.*)'$", copied, re.DOTALL).group(1).replace("'$(date +%s000)'", "1700000000000")
-    assert httpx.post(one.address + "v1/interactions", content=body).status_code == 202
+    with page.expect_response("**/v1/recommendations"):  # asked for once more, and nothing is trending yet
+        assert httpx.post(one.address + "v1/interactions", content=body).status_code == 202
     expect(page.get_by_role("heading", name="Nothing has arrived yet")).to_be_hidden()
+    expect(page.locator("#session")).to_contain_text("There is nothing to offer yet")
+    world.twin.popular(0, "kettle")
+    expect(page.locator("#session .ranking .item")).to_have_text(["kettle"])
+    expect(page.locator("#session")).to_contain_text("What is trending. Pick an item to begin.")
     expect(page.locator("#models")).to_contain_text("No model yet")
     expect(page.locator("[data-tile=events] .detail")).to_have_text("1 so far")
 
@@ -309,6 +302,28 @@ def test_a_key_is_asked_for_used_and_kept_for_the_tab(visit):
     page.reload()
     expect(page.locator("#status")).to_have_text("Live")
     assert page.evaluate("localStorage.length") == 0
+
+
+def test_a_key_that_may_not_read_can_be_replaced_after_a_reload_too(visit):
+    keys = keys_of_file("writer write key-of-one-who-writes\nreader read key-of-one-who-reads")
+    page = visit(World(http=HttpRules(KeyRing(keys, needed=True))), allow=("401", "403")).page
+    field = page.get_by_label("This server asks for an API key")
+    expect(page.locator("#keysays")).to_be_hidden()
+    field.fill("key-of-one-who-writes")
+    page.keyboard.press("Enter")
+    expect(page.locator("#keysays")).to_contain_text("may not read: key 'writer' has not the scope 'read'")
+    page.reload()
+    expect(page.locator("#keysays")).to_contain_text("may not read")
+    expect(page.locator("#status")).to_have_text("Needs another key")
+    expect(page.locator("#alerts")).to_be_empty()
+    expect(field).to_be_focused()
+    field.fill("key-of-nobody")
+    page.keyboard.press("Enter")
+    expect(page.locator("#keysays")).to_have_text("The key that was given is not known.")
+    field.fill("key-of-one-who-reads")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("Live")
+    expect(field).to_be_hidden()
 
 
 def test_redis_away_is_said_and_over_when_it_is_back(visit):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 
 import pytest
+from kafka import KafkaProducer
 
 from shared.adapters.kafka import KafkaPublisher
+from shared.adapters.kafka_client import connected
 from shared.adapters.kafka_reader import KafkaReader
 from shared.adapters.memory import MemoryBroker, MemoryPublisher
 from shared.adapters.presence import MemoryPresence, PresenceServer, RedisPresence
-from shared.adapters.settings import RedisSettings
+from shared.adapters.settings import KafkaSettings, RedisSettings
 from shared.adapters.stream_end import KafkaStreamEnd, MemoryStreamEnd
 from shared.adapters.topic_tail import KafkaTopicTail, MemoryTopicTail
 from shared.core.errors import Unavailable
-from tests.servers import free_port, until
+from tests.servers import embedded_broker, free_port, until
 
 
 class Topic:
@@ -27,13 +30,17 @@ class Topic:
             broker = MemoryBroker(4)
             broker.create("t")
             self.name, self.publisher = "t", MemoryPublisher(broker)
-            self.tail: Callable[[int], object] = lambda newest: MemoryTopicTail(broker, "t", newest)
+            self.tail: Callable[..., object] = lambda *options: MemoryTopicTail(broker, "t", *options)
+            self.write = lambda value, at_ms, partition: broker.append(
+                "t", b"k", value, timestamp=at_ms, partition=partition
+            )
             self.end = lambda: MemoryStreamEnd(broker, self.group, "t")
             self.take = lambda count: self._take_in_memory(broker)
         else:
             kafka = request.getfixturevalue("kafka_settings")
             self.name, self.publisher = kafka.topic_engagement, KafkaPublisher(kafka)
-            self.tail = lambda newest: KafkaTopicTail(kafka, self.name, newest)
+            self.tail = lambda *options: KafkaTopicTail(kafka, self.name, *options)
+            self.write = lambda value, at_ms, partition: written(kafka, self.name, value, at_ms, partition)
             self.end = lambda: KafkaStreamEnd(kafka, self.group, self.name)
             self.take = lambda count: self._take_from(KafkaReader(kafka, self.name, self.group), count)
 
@@ -51,6 +58,21 @@ class Topic:
         for value in values:
             self.publisher.send(self.name, b"k", value, (), partition)
         self.publisher.flush(30)
+
+
+def written(settings: KafkaSettings, topic: str, value: bytes, at_ms: int, partition: int) -> None:
+    """In the topic, as if then."""
+    producer = connected(KafkaProducer, settings)
+    producer.send(topic, value, partition=partition, timestamp_ms=at_ms).get(30)
+    producer.close()
+
+
+def read(tail, count: int) -> list[bytes]:
+    """So many values, sorted, and that none follows."""
+    seen = []
+    until(lambda: seen.extend(r.value for r in tail.poll(0.2, 100)) or len(seen) >= count, 30, f"{count} records")
+    seen += [r.value for r in tail.poll(0.5, 100)]
+    return sorted(seen)
 
 
 @pytest.fixture(params=["memory", "kafka"])
@@ -71,6 +93,49 @@ def test_a_tail_begins_with_the_newest_of_each_partition_and_goes_on(topic):
     until(lambda: seen.extend(r.value for r in tail.poll(0.2, 100)) or len(seen) >= 6, 30, "what follows")
     assert seen[4:] == [b"10", b"11"]
     tail.close()
+
+
+@pytest.fixture
+def timed(request, topic):
+    """A topic whose broker knows what was written when: the embedded one does not."""
+    if "kafka" in request.node.callspec.params.values():
+        request.getfixturevalue("real_kafka")
+    return topic
+
+
+def test_a_tail_begins_with_what_is_new_enough(timed):
+    now_ms = int(time.time() * 1000)
+    for hours, value, partition in ((7, b"0", 0), (5, b"1", 0), (3, b"2", 0), (7, b"3", 1), (7, b"4", 1), (1, b"5", 2)):
+        timed.write(value, now_ms - hours * 3_600_000, partition)
+    tail = timed.tail(1000, 6 * 3600.0)
+    assert read(tail, 3) == [b"1", b"2", b"5"]
+    assert tail.left() == 0
+    timed.write(b"6", now_ms, 1)
+    assert read(tail, 1) == [b"6"]
+    tail.close()
+
+
+def test_a_tail_by_time_begins_with_no_more_than_the_newest_and_tells_what_is_left(timed):
+    now_ms = int(time.time() * 1000)
+    for n in range(8):
+        timed.write(b"%d" % n, now_ms - 7_200_000 + n, 0)
+    tail = timed.tail(3, 6 * 3600.0)
+    first = []
+    until(lambda: first.extend(r.value for r in tail.poll(0.2, 1)) or first, 30, "the first")
+    assert (first, tail.left()) == ([b"5"], 2)
+    assert read(tail, 2) == [b"6", b"7"]
+    tail.close()
+
+
+def test_where_the_broker_knows_no_times_a_tail_begins_with_the_newest():
+    with embedded_broker() as bootstrap:
+        settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_api_version="2.0", topic_engagement="e")
+        now_ms = int(time.time() * 1000)
+        for n in range(4):
+            written(settings, "e", b"%d" % n, now_ms - 1000 + n, 0)
+        tail = KafkaTopicTail(settings, "e", 3, 6 * 3600.0)
+        assert read(tail, 3) == [b"1", b"2", b"3"]
+        tail.close()
 
 
 def test_how_much_there_is_and_how_far_the_group_is(topic):

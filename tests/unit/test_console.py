@@ -8,16 +8,19 @@ from importlib import resources
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.recommender.api_keys import KeyRing, keys_of_setting
-from services.recommender.console import page
+from services.recommender.console import page, watch
 from services.recommender.console.engagement import BUCKET_S, KEEP_S, EngagementHistory
-from services.recommender.console.live import Rate
-from services.recommender.console.watch import PresenceWatch
+from services.recommender.console.live import Live, Rate
+from services.recommender.console.watch import PresenceWatch, StreamWatch, Turns
 from services.recommender.guard import HttpRules
+from services.recommender.metrics import RecommenderMetrics
 from services.recommender.recent import RecentUpdates
 from shared.adapters.memory import MemoryBroker
 from shared.adapters.presence import MemoryPresence
+from shared.adapters.stream_end import MemoryStreamEnd
 from shared.adapters.topic_tail import MemoryTopicTail
 from shared.core.engagement import encode_engagement, engagement_batch
 from shared.core.ranking import StateUpdate, encode_update
@@ -75,6 +78,27 @@ def test_what_is_older_than_the_longest_window_goes():
     assert len(history.series(50 * STEP_MS, BUCKET_S, KEEP_S // BUCKET_S)[0].points) == KEEP_S // BUCKET_S
 
 
+def test_the_last_minute_is_of_the_newest_buckets_of_all_versions():
+    history = EngagementHistory()
+    for n in range(20):
+        history.add(batch("1", (n, n + 1), [1 + n]), n * STEP_MS)
+    history.add(batch("2", (0, 2), [0, 20]), 19 * STEP_MS)
+    last = history.last(19 * STEP_MS + 1, 60)
+    assert (last.count, last.hits, last.first) == (12 + 2, 12 + 1, 0)
+    assert history.last(31 * STEP_MS, 60).count == 0
+
+
+def test_the_last_minute_is_the_same_in_every_window(twin):
+    now_ms = int(time.time() * 1000)
+    for at, covered, ranks in ((90_000, (0, 2), [1, 1]), (30_000, (2, 5), [1, 0, 20])):
+        value = encode_engagement(batch("1", covered, ranks))
+        twin.broker.append("engagement", b"1", value, timestamp=now_ms - at, partition=0)
+    twin.console.look()
+    views = [told(twin, f"?window={seconds}") for seconds in (900, 3600, KEEP_S)]
+    assert [view["last_minute"] for view in views] == [{"count": 3, "hits": 2}] * 3
+    assert all(view["engagement"]["complete"] for view in views)
+
+
 def test_a_rate_is_of_the_last_seconds_and_begins_anew_where_the_number_falls():
     now = 0.0
     rate = Rate(lambda: now)
@@ -117,6 +141,89 @@ def test_a_window_that_there_is_not_is_refused_by_name(twin, window):
     response = twin.call("GET", f"/v1/console?window={window}")
     assert response.status_code == 422
     assert response.json()["details"][0]["field"] == "window"
+
+
+class LongTail:
+    """The engagement of hours: so many times all that is given in one go, which takes a tenth of a second."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.now = times, 0.0
+        self.waited: list[float] = []
+        self.rests: list[float] = []
+
+    def poll(self, timeout_s: float, max_records: int) -> list[object]:
+        self.waited.append(timeout_s)
+        self.now += 0.1
+        self.times -= 1
+        return [MemoryBroker(1).append("engagement", b"1", b"", timestamp=1)] * max_records if self.times >= 0 else []
+
+    def left(self) -> int:
+        return max(0, self.times) * watch._MAX_RECORDS
+
+    def rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+        self.now += seconds
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def test_the_last_hours_are_read_in_turns_with_rests():
+    tail, lags = LongTail(12), []
+    stream = MemoryStreamEnd(MemoryBroker(1), "group", "interactions")
+    stepped = StreamWatch(
+        lambda: tail, lambda: stream, EngagementHistory(), Live(), lags.append, tail.rest, lambda: tail.now
+    )
+    for turn in (1, 2):
+        stepped.step()
+        assert (tail.times, stepped.reads, len(lags)) == (12 - 5 * turn, True, turn)  # 5 in a second and a half
+    assert tail.rests == pytest.approx([0.2] * 10)
+    assert set(tail.waited) == {0.5}
+    stepped.step()
+    assert (tail.times, stepped.reads) == (-1, False)
+    tail.times, tail.rests, tail.waited = 3, [], []
+    stepped.step()
+    assert (tail.rests, set(tail.waited)) == ([], {0.05})  # what follows is taken at once
+
+
+def test_the_page_is_told_while_the_last_hours_are_read(twin, monkeypatch):
+    monkeypatch.setattr(watch, "_READ_S", 0.0)
+    monkeypatch.setattr(watch, "_MAX_RECORDS", 1)
+    for n in range(3):
+        twin.broker.append("engagement", b"1", encode_engagement(batch("1", (n, n + 1), [1])), timestamp=1, partition=0)
+    twin.console.look()
+    assert not told(twin)["engagement"]["complete"]
+    monkeypatch.setattr(watch, "_READ_S", 10.0)
+    twin.console.look()
+    assert json.loads(msgspec.json.encode(twin.console.view(900)))["engagement"]["complete"]
+
+
+def test_prometheus_is_told_the_lag_while_the_broker_tells_it():
+    registry = CollectorRegistry()
+    metrics, broker, live = RecommenderMetrics(registry), MemoryBroker(2), Live()
+    seen = StreamWatch(
+        lambda: MemoryTopicTail(broker, "engagement", 10),
+        lambda: MemoryStreamEnd(broker, "group", "interactions"),
+        EngagementHistory(),
+        live,
+        lambda lag: metrics.stream_lag("group", lag),
+    )
+    turns = Turns("kafka", seen.step, seen.failed, 1.0)
+    lag = lambda: registry.get_sample_value("driftwood_stream_lag_records", {"group": "group"})  # noqa: E731
+    assert lag() is None
+    for n in range(3):
+        broker.append("interactions", b"u%d" % n, b"{}")
+    broker.append("engagement", b"1", b"{}")
+    turns.turn()
+    assert lag() == 3
+    broker.available = False
+    turns.turn()
+    assert lag() is None
+    broker.available = True
+    broker.delete("engagement")
+    turns.turn()
+    assert "no topic 'engagement'" in turns.problem
+    assert lag() == 3, "the lag does not hang on engagement"
 
 
 def test_what_is_away_is_named_and_what_was_known_of_it_is_not_told_as_of_now(twin):

@@ -76,6 +76,16 @@ class EngagementHistory:
             for version, points in sorted(merged.items(), key=lambda pair: _order(pair[0]))
         ]
 
+    def last(self, now_ms: int, seconds: int) -> Tally:
+        """Outcomes of all versions in the last ``seconds``, by whole buckets: the present one is the last."""
+        before, total = now_ms // (1000 * BUCKET_S) - seconds // BUCKET_S, Tally()
+        with self._lock:
+            for number, tallies in self._buckets.items():
+                if number > before:
+                    for tally in tallies.values():
+                        total.add(tally)
+        return total
+
 
 def _order(version: str) -> tuple[int, str]:
     return (int(version), "") if version.isdigit() else (-1, version)

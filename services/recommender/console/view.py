@@ -24,12 +24,21 @@ _FRESH_S = 0.5
 
 
 class Engagement(msgspec.Struct):
-    """Outcomes from ``from_ms`` (since the epoch) on, in ``steps`` of ``step_s``."""
+    """Outcomes from ``from_ms`` (since the epoch) on, in ``steps`` of ``step_s``. complete: False while the last hours
+    are still being read, as after a start."""
 
     from_ms: int
     step_s: int
     steps: int
     series: list[Series]
+    complete: bool
+
+
+class LastMinute(msgspec.Struct):
+    """Outcomes of the last minute, of all versions, whatever the window: how many, and hits among the first 20."""
+
+    count: int
+    hits: int
 
 
 class Mark(msgspec.Struct):
@@ -49,6 +58,7 @@ class View(msgspec.Struct):
     now: Now
     history: list[Sample]
     engagement: Engagement
+    last_minute: LastMinute
     marks: list[Mark]
     champion: str | None
     loaded: str | None
@@ -125,11 +135,14 @@ class Console:
         if trouble := self._model_problem():
             problems["model"] = trouble
         newest = journal.notes[0].id if journal.notes else ""
+        series, complete = self._history.series(from_ms, step_s, steps), not self._watches.stream.reads
+        minute = self._history.last(now_ms, 60)
         return View(
             now_ms,
             self._live.now,
             self._live.history(),
-            Engagement(from_ms, step_s, steps, self._history.series(from_ms, step_s, steps)),
+            Engagement(from_ms, step_s, steps, series, complete),
+            LastMinute(minute.count, minute.hits),
             [Mark(n.id, n.at, n.kind, n.details) for n in _within(journal.notes, from_ms)],
             journal.champion,
             loaded,

@@ -22,8 +22,14 @@ from shared.core.registry_port import ModelRegistry, Note
 log = logging.getLogger(__name__)
 
 TURN_S = 1.0
-_MAX_RECORDS = 2000
-"""Of engagement, decoded in one go: a few milliseconds."""
+_MAX_RECORDS = 1000
+"""Of engagement, decoded in one go: about ten milliseconds."""
+_WAITS_S = {True: 0.5, False: 0.05}
+"""For records, while it is known that there are some, and else."""
+_READ_S = 1.5
+"""Of one turn, at most: the numbers of the stream are looked at in between, while the last hours are read."""
+_RESTS = 2.0
+"""For each second of reading: the last hours leave two thirds of a core to those who serve."""
 _LAG_EVERY = 2
 """Turns."""
 NOTES = 200
@@ -35,6 +41,9 @@ class Tail(Protocol):
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """The next records. Raises TopicMissing, Unavailable."""
+
+    def left(self) -> int:
+        """Records that are there and were not given yet."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -105,30 +114,59 @@ class Turns:
 
 
 class StreamWatch:
-    """Kafka: the engagement topic into the history, the interactions into the live numbers."""
+    """Kafka: the engagement topic into the history, the interactions into the live numbers.
+
+    ``on_lag`` is told how far the consumers are behind, None where that is not known. ``reads``: the last hours are
+    still being read, as after a start.
+    """
 
     def __init__(
-        self, open_tail: Callable[[], Tail], open_stream: Callable[[], Stream], history: EngagementHistory, live: Live
+        self,
+        open_tail: Callable[[], Tail],
+        open_stream: Callable[[], Stream],
+        history: EngagementHistory,
+        live: Live,
+        on_lag: Callable[[int | None], None] = lambda lag: None,
+        rest: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open_tail, self._open_stream = open_tail, open_stream
-        self._history, self._live = history, live
+        self._history, self._live, self._on_lag, self._rest, self._clock = history, live, on_lag, rest, clock
         self._tail: Tail | None = None
         self._stream: Stream | None = None
         self._turns = 0
+        self.reads = False
 
     def step(self) -> None:
         """Raises Unavailable, TopicMissing."""
+        try:
+            self._look()
+        except Exception:
+            self._on_lag(None)
+            raise
+        if self._tail is None:
+            self._tail, self.reads = self._open_tail(), True
+        self._read(self._tail)
+
+    def _look(self) -> None:
         if self._stream is None:
             self._stream = self._open_stream()
         total = self._stream.total()
         lag = self._live.now.lag if self._turns % _LAG_EVERY else self._stream.lag()
         self._turns += 1
         self._live.saw_topic(total, lag)
-        if self._tail is None:
-            self._tail = self._open_tail()
-        while records := self._tail.poll(0.05, _MAX_RECORDS):
+        self._on_lag(lag)
+
+    def _read(self, tail: Tail) -> None:
+        end, more = self._clock() + _READ_S, True
+        while more and (began := self._clock()) < end:
+            records = tail.poll(_WAITS_S[self.reads], _MAX_RECORDS)
             for record in records:
                 self._take(record)
+            more = bool(records)
+            self.reads = self.reads and tail.left() >= _MAX_RECORDS
+            if self.reads and more:
+                self._rest(_RESTS * (self._clock() - began))
 
     def _take(self, record: Record) -> None:
         with contextlib.suppress(msgspec.DecodeError):  # the retrainer counts and logs these
@@ -136,7 +174,7 @@ class StreamWatch:
             self._history.add(batch, record.timestamp if record.timestamp > 0 else batch.ts)
 
     def failed(self) -> None:
-        """Begin anew with the next step."""
+        """Begin anew with the next step. What is read twice counts once: see EngagementHistory."""
         self._live.saw_topic(None, None)
         self.close()
         self._turns = 0
@@ -145,6 +183,7 @@ class StreamWatch:
         """Close the connections."""
         parts = (self._tail, self._stream)
         self._tail = self._stream = None
+        self.reads = False
         for part in parts:
             if part is not None:
                 with contextlib.suppress(DriftwoodError):

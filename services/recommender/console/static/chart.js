@@ -1,6 +1,6 @@
 // The engagement chart: a line for each model version with its 95% interval, and what happened marked on it.
 
-import {byId, el, svg} from "./dom.js";
+import {byId, el, say, set, svg} from "./dom.js";
 import {clock, plural, share} from "./format.js";
 import {layout, marksOf} from "./marks.js";
 import {linear, step, times} from "./scale.js";
@@ -15,12 +15,18 @@ function measure(text) {
   return pen.measureText(text).width;
 }
 
+const holds = id => label => label.marks.some(mark => mark.id === id);
+
 export class Chart {
   constructor(box) {
     this.box = box;
     this.pick = null;  // what is told of: a time (ms), or a mark's id
-    this.tip = el("div", {class: "tip", role: "status", hidden: true});
+    this.stop = null;  // a mark's id: the tab key stops at its label
+    this.tip = el("div", {class: "tip", hidden: true});  // for the eye: the focused part says the same itself
     this.legend = byId("legend");
+    this.root = svg("svg", {class: "plot", role: "group"}, this.ground = svg("g", {"aria-hidden": "true"}),
+      this.cross = svg("g", {class: "cross", "aria-hidden": "true"}), this.surface = this.makeSurface(),
+      this.flags = svg("g", {class: "flags"}));
     new ResizeObserver(() => this.view && this.draw(this.view)).observe(box);
     box.addEventListener("pointermove", event => this.hover(event));
     box.addEventListener("pointerleave", () => this.choose(null));
@@ -28,8 +34,6 @@ export class Chart {
 
   draw(view) {
     this.view = view;
-    this.drawing = true;  // a focused part that is drawn anew is not left
-    const focused = this.box.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     const {from_ms: from, step_s: size, steps, series} = view.engagement;
     const width = Math.max(260, this.box.clientWidth), narrow = width < 560;
     const {marks, trainings} = marksOf(view.marks);
@@ -43,14 +47,14 @@ export class Chart {
     const tick = step(highest * 1.08, narrow ? 3 : 4), limit = Math.min(1, Math.ceil(highest * 1.08 / tick) * tick);
     this.y = linear(0, limit, height - BOTTOM, top + 6);
     Object.assign(this, {top, height, width, labels: placed.labels, trainings, limit, hole: size * 1000 * 16});
-    this.root = svg("svg", {class: "plot", width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": this.summary()},
-      this.grid(limit, tick), this.spans(), ...this.lines.map(line => this.line(line)),
-      this.cross = svg("g", {class: "cross"}), this.surface(), this.flags());
-    this.box.replaceChildren(this.root, this.tip);
+    set(this.root, {width, height, viewBox: `0 0 ${width} ${height}`, "aria-label": this.summary()});
+    this.ground.replaceChildren(this.grid(limit, tick), this.spans(), ...this.lines.map(line => this.line(line)));
+    set(this.surface, {x: LEFT, y: top, width: width - LEFT - RIGHT, height: height - BOTTOM - top});
+    if (!this.root.isConnected) this.box.append(this.root, this.tip);
+    this.drawFlags();
     this.drawLegend();
-    if (focused) this.box.querySelector(`[data-focus="${focused}"]`)?.focus({preventScroll: true});
-    this.drawing = false;
-    if (this.pick !== null) this.choose(this.pick);
+    if (document.activeElement !== this.surface) this.tell();
+    this.show();
   }
 
   /** Of a system that is younger than the time shown, only its life is shown. */
@@ -105,8 +109,7 @@ export class Chart {
   }
 
   /** Takes the pointer, and the arrow keys. */
-  surface() {
-    const {top, height, width} = this;
+  makeSurface() {
     const take = event => {
       const moves = {ArrowLeft: -1, ArrowRight: 1}[event.key];
       if (event.key === "Escape") this.choose(null);
@@ -118,37 +121,67 @@ export class Chart {
       else at = event.key === "Home" ? this.from : this.to - every / 2;
       this.choose(Math.max(this.from, Math.min(at, this.to)));
     };
-    return svg("rect", {class: "surface", x: LEFT, y: top, width: width - LEFT - RIGHT, height: height - BOTTOM - top, rx: 3,
-      tabindex: 0, role: "slider", "aria-label": "Time; the arrow keys move it", "aria-valuetext": "now",
-      "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": 1, "data-focus": "surface",
-      onkeydown: take, onblur: () => this.leave()});
+    return svg("rect", {class: "surface", rx: 3, tabindex: 0, role: "slider", "aria-label": "Time; the arrow keys move it",
+      onkeydown: take, onblur: () => this.choose(null)});
   }
 
-  /** Labels with their poles: one stop for the tab key, the arrows go from one to the next. */
-  flags() {
-    const {height} = this, group = svg("g", {class: "flags"});
-    this.labels.forEach((label, n) => {
-      const y = TOP + label.lane * LANE, x = Math.max(LEFT, Math.min(label.x, this.width - 2));
-      const told = label.marks.map(m => `${m.when} ${m.title}. ${m.text}`).join(" ");
-      const flag = svg("g", {class: "flag tone-" + label.tone, tabindex: n === this.labels.length - 1 ? 0 : -1, role: "button",
-        "aria-label": told, "data-focus": label.marks[0].id, "data-flag": n,
-        onfocus: () => this.choose(label.marks[0].id), onblur: () => this.leave(),
-        onpointerenter: () => this.choose(label.marks[0].id), onkeydown: event => this.walk(event, n)},
-        svg("line", {class: "pole", x1: x, x2: x, y1: y + 18, y2: height - BOTTOM}),
-        svg("rect", {class: "pill", x: label.left, y, width: label.width, height: 18, rx: 4}),
-        svg("text", {x: label.left + label.width / 2, y: y + 13, "text-anchor": "middle"}, label.text));
-      group.append(flag);
+  /** What the slider says of itself, in ms since the epoch and in words. Screen readers read out each change: while a
+   * person is on it, only their own moves change it. */
+  tell() {
+    const at = typeof this.pick === "number" ? this.pick : null;
+    set(this.surface, {"aria-valuemin": Math.round(this.from), "aria-valuemax": Math.round(this.to),
+      "aria-valuenow": Math.round(at ?? this.to), "aria-valuetext": at === null ? "now" : this.words(at)});
+  }
+
+  /** Labels with their poles: one stop for the tab key, the arrows go from one to the next. A label keeps its element as
+   * long as it is there, and so the focus. */
+  drawFlags() {
+    const focused = this.flags.contains(document.activeElement) ? document.activeElement : null;
+    const made = new Map([...this.flags.children].map(flag => [flag.dataset.mark, flag]));
+    const flags = this.labels.map((label, n) => {
+      const flag = made.get(label.marks[0].id) || this.makeFlag(label.marks[0].id);
+      this.place(flag, label, n);
+      return flag;
     });
-    return group;
+    for (const flag of made.values()) if (!flags.includes(flag)) flag.remove();
+    flags.forEach((flag, n) => {
+      if (this.flags.children[n] !== flag) this.flags.insertBefore(flag, this.flags.children[n] || null);
+    });
+    this.rove();
+    if (focused && !focused.isConnected)  // its mark joined another label, or is older than what is shown
+      (flags[this.labels.findIndex(holds(focused.dataset.mark))] || flags[0] || this.surface).focus({preventScroll: true});
   }
 
-  walk(event, n) {
+  makeFlag(id) {
+    return svg("g", {class: "flag", role: "button", "data-mark": id, onkeydown: event => this.walk(event),
+      onfocus: () => { this.stop = id; this.rove(); this.choose(id); }, onblur: () => this.choose(null),
+      onpointerenter: () => this.choose(id)},
+      svg("line", {class: "pole"}), svg("rect", {class: "pill", height: 18, rx: 4}), svg("text", {"text-anchor": "middle"}));
+  }
+
+  place(flag, label, n) {
+    const y = TOP + label.lane * LANE, x = Math.max(LEFT, Math.min(label.x, this.width - 2));
+    const [pole, pill, text] = flag.children;
+    set(flag, {class: "flag tone-" + label.tone, "data-flag": n, "aria-label": label.marks.map(m => `${m.when} ${m.title}. ${m.text}`).join(" ")});
+    set(pole, {x1: x, x2: x, y1: y + 18, y2: this.height - BOTTOM});
+    set(pill, {x: label.left, y, width: label.width});
+    set(text, {x: label.left + label.width / 2, y: y + 13});
+    say(text, label.text);
+  }
+
+  /** The tab key stops at the label where it was last, else at the newest. */
+  rove() {
+    const at = this.labels.findIndex(holds(this.stop)), stop = at < 0 ? this.labels.length - 1 : at;
+    [...this.flags.children].forEach((flag, n) => set(flag, {tabindex: n === stop ? 0 : -1}));
+  }
+
+  walk(event) {
+    const n = Number(event.currentTarget.dataset.flag);
     const to = {ArrowLeft: n - 1, ArrowRight: n + 1, Home: 0, End: this.labels.length - 1}[event.key];
     if (event.key === "Escape") this.choose(null);
-    const next = this.box.querySelector(`[data-flag="${to}"]`);
+    const next = this.flags.children[to];
     if (!next) return;
     event.preventDefault();
-    this.box.querySelectorAll("[data-flag]").forEach(flag => flag.setAttribute("tabindex", flag === next ? 0 : -1));
     next.focus();
   }
 
@@ -158,36 +191,47 @@ export class Chart {
     this.choose(at < LEFT || at > this.width - RIGHT ? null : this.x.back(at));
   }
 
-  leave() {
-    if (!this.drawing) this.choose(null);
-  }
-
-  /** Shows what is known of a time or a label; null hides it. */
+  /** Tells of a time or of a label; null: of none. */
   choose(pick) {
-    if (this.drawing) return;
     this.pick = pick;
-    this.cross.replaceChildren();
-    if (pick === null) { this.tip.hidden = true; return; }
-    if (typeof pick === "number") this.showTime(pick);
-    else this.showLabel(this.labels.find(label => label.marks.some(mark => mark.id === pick)));
+    this.tell();
+    this.show();
   }
 
-  showTime(at) {
-    const found = this.lines.map(l => [l.version, l.points.find(p => p.from <= at && at < p.to)]).filter(([, p]) => p);
-    const x = this.x(at);
-    this.cross.append(svg("line", {x1: x, x2: x, y1: this.top, y2: this.height - BOTTOM}),
-      ...found.map(([version, p]) => svg("circle", {cx: x, cy: this.y(p.share), r: 3.5, class: hue(version)})));
-    const trained = this.trainings.filter(t => t.from <= at && at <= t.at);
-    const rows = found.map(([version, p]) => el("p", {class: hue(version)}, el("i"), el("b", {}, share(p.share)), " ",
+  /** Shows what is known of what was chosen, where it is now. */
+  show() {
+    const pick = this.pick, label = typeof pick === "string" ? this.labels.find(holds(pick)) : null;
+    this.cross.replaceChildren();
+    if (typeof pick === "number") this.showTime(pick);
+    else if (label) this.showLabel(label);
+    else this.tip.hidden = true;
+  }
+
+  /** The points of a time, with their versions. */
+  at(time) {
+    return this.lines.map(l => [l.version, l.points.find(p => p.from <= time && time < p.to)]).filter(([, p]) => p);
+  }
+
+  rows(time) {
+    const rows = this.at(time).map(([version, p]) => el("p", {class: hue(version)}, el("i"), el("b", {}, share(p.share)), " ",
       named(version), el("span", {class: "soft"}, ` of ${plural(p.count, "action")}; first place ${share(p.first)}`)));
     if (!rows.length) rows.push(el("p", {class: "soft"}, "no outcome at that time"));
-    const surface = this.root.querySelector(".surface");
-    surface.setAttribute("aria-valuetext", clock(at) + ": " + rows.map(row => row.textContent).join("; "));
-    this.put(x, [el("time", {}, clock(at)), ...rows, ...trained.map(t => el("p", {class: "soft"}, `${t.title}: ${t.text}`))]);
+    const trained = this.trainings.filter(t => t.from <= time && time <= t.at);
+    return [...rows, ...trained.map(t => el("p", {class: "soft"}, `${t.title}: ${t.text}`))];
+  }
+
+  words(time) {
+    return clock(time) + ": " + this.rows(time).map(row => row.textContent).join("; ");
+  }
+
+  showTime(time) {
+    const x = this.x(time);
+    this.cross.append(svg("line", {x1: x, x2: x, y1: this.top, y2: this.height - BOTTOM}),
+      ...this.at(time).map(([version, p]) => svg("circle", {cx: x, cy: this.y(p.share), r: 3.5, class: hue(version)})));
+    this.put(x, [el("time", {}, clock(time)), ...this.rows(time)]);
   }
 
   showLabel(label) {
-    if (!label) { this.tip.hidden = true; return; }
     this.put(label.x, label.marks.map(m => el("div", {class: "tone-" + m.tone}, el("time", {}, m.when),
       el("p", {}, el("b", {}, m.title), " ", m.text))), this.top);
   }

@@ -23,6 +23,12 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Sets only the attributes that are others: nobody is told of those that stay. */
+export function set(node, props) {
+  for (const [name, value] of Object.entries(props))
+    if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+}
+
 /** Replaces the children only where `key` is another than the last time. True where it did. */
 export function redraw(node, key, make) {
   if (node.dataset.drawn === key) return false;

@@ -51,7 +51,8 @@ export function recalls(gate) {
 }
 
 export function drawJournal(box, notes) {
-  redraw(box, notes.map(note => note.id).join(), () => notes.length ? notes.map(line)
+  const day = new Date().toDateString();  // times of other days are told with their date
+  redraw(box, [day, ...notes.map(note => note.id)].join(), () => notes.length ? notes.map(line)
     : [el("li", {class: "nothing"}, "Nothing yet. The first entry will be the first model.")]);
 }
 

@@ -5,7 +5,6 @@ import {count, duration, plural, rate, share} from "./format.js";
 import {spark} from "./spark.js";
 
 const SPAN_MS = 180000;
-const RECENT_MS = 60000;
 
 const TILES = [
   {id: "events", name: "Events", column: 1, show: events},
@@ -46,12 +45,7 @@ function lag(view) {
 }
 
 /** Of the last minute, whatever the chart shows. */
-function hits(view) {
-  const {from_ms: from, step_s: step, series} = view.engagement;
-  let [asked, found] = [0, 0];
-  for (const one of series)
-    for (const [at, outcomes, in20] of one.points)
-      if (from + (at + 1) * step * 1000 > view.at - RECENT_MS) { asked += outcomes; found += in20; }
+function hits({last_minute: {count: asked, hits: found}}) {
   if (!asked) return ["–", "", "no outcome within a minute"];
   return [share(found / asked).replace("\u202f%", ""), "%", `of ${plural(asked, "action")}, last minute`];
 }

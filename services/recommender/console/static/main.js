@@ -1,6 +1,6 @@
 // The page: asks once a second what is new, and shows it; says so where nobody answers, and goes on by itself.
 
-import {call, useKey} from "./api.js";
+import {call, key, useKey} from "./api.js";
 import {Chart} from "./chart.js";
 import {byId, el, redraw, say} from "./dom.js";
 import {drawEmpty} from "./empty.js";
@@ -22,6 +22,7 @@ const MEANS = {
   registry: "Models in service go on.",
   model: "The one before goes on.",
 };
+const NEEDS = {401: "Needs a key", 403: "Needs another key"};
 
 const state = {window: WINDOWS[0][0], view: null, heard: 0, failures: 0, modelsKey: null, models: null, problem: null, timer: 0, turn: 0};
 const chart = new Chart(byId("chart"));
@@ -43,7 +44,7 @@ async function turn() {
     if (error.status === undefined) throw error;
     state.failures++;
     state.problem = error;
-    if (error.status === 401) askForKey();
+    if (NEEDS[error.status]) askForKey(error);
   }
   status();
   const pause = Math.min(MOST_MS, TURN_MS * 2 ** Math.max(0, state.failures - 1));
@@ -64,6 +65,7 @@ function show(view) {
 
 function says(view) {
   const series = view.engagement.series;
+  if (!view.engagement.complete) return "Reading the outcomes of the last hours: the lines are not whole yet";
   if (!series.length) return view.now.events_total ? "No outcome in this time: an action counts when a ranking was held for its user" : "Nothing to show yet";
   return "Next actions that were in the top\u00a020 held for the user; the band is the 95% interval";
 }
@@ -91,33 +93,36 @@ function status() {
   const box = byId("status");
   const missing = Object.keys((state.view && state.view.problems) || {});
   box.dataset.state = state.problem ? "away" : stale || missing.length ? "late" : state.view ? "live" : "begins";
-  const text = state.problem ? (state.problem.status === 401 ? "Needs a key" : "Reconnecting") + (age === null ? "" : `, data of ${ago(age)}`)
-    : stale ? `Data of ${ago(age)}` : missing.length ? "Without " + missing.map(name => SYSTEMS[name]).join(", ").replace(/The/g, "the")
+  const text = state.problem ? NEEDS[state.problem.status] || "Reconnecting" : stale ? "Waiting" : missing.length ? "Without " + missing.map(name => SYSTEMS[name]).join(", ").replace(/The/g, "the")
     : state.view ? "Live" : "Connecting";
-  say(box.querySelector(".says"), text);
+  say(box.querySelector(".says"), text);  // read out; the age, which changes each second, is not
+  say(box.querySelector(".age"), age !== null && (state.problem || stale) ? `, data of ${ago(age)}` : "");
   byId("main").classList.toggle("stale-page", Boolean(stale && state.view));
   alerts();
 }
 
 function alerts() {
   const lines = [];
-  if (state.problem && state.problem.status !== 401)
+  if (state.problem && !NEEDS[state.problem.status])
     lines.push(`This recommender cannot be asked: ${state.problem.message}. Trying again by itself.`);
   for (const [name, why] of Object.entries((state.view && !state.problem && state.view.problems) || {}))
     lines.push(`${SYSTEMS[name]} ${name === "model" ? "cannot be used" : "does not answer"}. ${MEANS[name]} (${why})`);
   redraw(byId("alerts"), lines.join("\n"), () => lines.map(text => el("p", {class: "note tone-bad"}, text)));
 }
 
-function askForKey() {
+function askForKey({status, message}) {
   const form = byId("keyform"), hidden = form.hidden;
   form.hidden = false;
+  say(byId("keysays"), status === 403 ? `The key that was given may not read: ${message}.` : key() ? "The key that was given is not known." : "");
   if (hidden) byId("key").focus();
 }
 
 byId("keyform").addEventListener("submit", event => {
   event.preventDefault();
   useKey(byId("key").value);
-  state.modelsKey = session.key = null;
+  say(byId("keysays"), "");
+  state.modelsKey = null;
+  session.anew();
   turn();
 });
 

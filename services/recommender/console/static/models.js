@@ -1,6 +1,6 @@
 // The models as a lineage: newest first, each joined to its parent, with the numbers that the gate saw.
 
-import {el, redraw, svg} from "./dom.js";
+import {el, redraw, say, set, svg} from "./dom.js";
 import {ago, clock, count, inWords, ratio} from "./format.js";
 import {named} from "./series.js";
 
@@ -11,40 +11,53 @@ const ROLES = {
 };
 
 export function drawModels(box, models, now) {
-  const key = JSON.stringify([models.champion, models.problem, models.loaded, models.versions.map(v => [v.version, v.role]), Math.floor(now / 30000)]);
-  redraw(box, key, () => [
+  const key = JSON.stringify([models.champion, models.problem, models.loaded, models.versions.map(v => [v.version, v.role])]);
+  const before = box.querySelector(".older"), focused = before?.contains(document.activeElement);
+  const anew = redraw(box, key, () => [
     models.problem ? el("p", {class: "note tone-bad"}, models.problem) : null,
-    ...lineage([...models.versions].reverse(), models, now),
+    ...lineage([...models.versions].reverse(), models),
   ].filter(Boolean));
+  const older = box.querySelector(".older");
+  if (anew && before && older) {
+    older.open = before.open;
+    if (focused) older.querySelector("summary").focus({preventScroll: true});
+  }
+  const told = new Map(models.versions.map(v => [v.version, v.lineage]));
+  for (const row of box.querySelectorAll(".model")) age(row.querySelector(".facts"), told.get(row.dataset.version), now);
   connect(box, models.versions);
 }
 
-function lineage(versions, models, now) {
+/** What passes with time: only these texts change while the models stay as they are. */
+function age(facts, from, now) {
+  say(facts, [
+    from.parent ? "from version " + from.parent : null,
+    from.trained_at ? "trained " + ago(now - from.trained_at) : null,
+    from.train_s !== undefined ? inWords(1000 * from.train_s) : null,
+    from.events ? count(from.events) + " events" : null,
+  ].filter(Boolean).join(" · "));
+  if (from.trained_at) set(facts, {title: clock(from.trained_at)});
+}
+
+function lineage(versions, models) {
   if (!versions.length) return [el("p", {class: "nothing"}, "No model yet: rankings are what is trending. The retrainer"
     + " trains the first one when the session log holds enough sessions (TRAIN_MIN_SESSIONS).")];
-  const list = versions.map(version => row(version, models, now));
+  const list = versions.map(version => row(version, models));
   const shown = el("ol", {class: "lineage"}, svg("svg", {class: "rails", "aria-hidden": "true"}), ...list.slice(0, SHOWN));
   if (list.length <= SHOWN) return [shown];
   return [shown, el("details", {class: "older"}, el("summary", {}, `${list.length - SHOWN} older`),
     el("ol", {class: "lineage plain"}, ...list.slice(SHOWN)))];
 }
 
-function row({version, role, lineage: from, gate}, models, now) {
+function row({version, role, lineage: from, gate}, models) {
   const [tone, word] = ROLES[role] || ["plain", role];
   const lags = role === "champion" && models.loaded && models.loaded.version !== version;
-  const facts = [
-    from.parent ? "from version " + from.parent : null,
-    from.trained_at ? "trained " + ago(now - from.trained_at) : null,
-    from.train_s !== undefined ? inWords(1000 * from.train_s) : null,
-    from.events ? count(from.events) + " events" : null,
-  ].filter(Boolean).join(" · ");
   return el("li", {class: "model tone-" + tone, "data-version": version, "data-parent": from.parent || "",
       "data-aside": role === "champion" || role === "retired" ? null : true},
     el("span", {class: "node", "aria-hidden": "true"}),
     el("div", {},
       el("p", {class: "model-head"}, el("b", {}, named(version)), el("span", {class: "chip tone-" + tone}, word),
         lags ? el("span", {class: "soft"}, `this process still ranks with ${models.loaded.version}`) : null,
-        el("span", {class: "soft facts", title: from.trained_at ? clock(from.trained_at) : null}, facts)),
+        el("span", {class: "soft facts"})),
       gate ? bars(gate) : el("p", {class: "soft"}, "published without a gate"),
       gate && gate.decision !== "promoted" ? el("p", {class: "why"}, gate.reason + ".") : null));
 }

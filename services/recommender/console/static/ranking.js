@@ -29,7 +29,8 @@ export class Ranking {
       rows.set(id, row);
     });
     this.rows = rows;
-    this.list.replaceChildren(...[...rows.values()].map(row => row.node));
+    const nodes = [...rows.values()].map(row => row.node), shown = this.list.children;
+    if (nodes.length !== shown.length || nodes.some((node, n) => node !== shown[n])) this.list.replaceChildren(...nodes);
     if (focused !== null) this.list.querySelector(`[data-place="${Math.min(focused, rows.size - 1)}"]`)?.focus({preventScroll: true});
     if (moved && !calm()) for (const [id, row] of rows) this.move(row.node, before.get(id));
   }

@@ -57,7 +57,7 @@ export class UserCard {
       say(this.problem, `Not known now: ${error.message}.`);
       this.parts.classList.add("stale");
       if (this.first) this.parts.hidden = true;
-      if (error.status === 422 || error.status === 401) this.asked = null;
+      if ([401, 403, 422].includes(error.status)) this.asked = null;
     }
     this.box.removeAttribute("aria-busy");
   }
