@@ -17,6 +17,9 @@ DEAD_LETTER_HEADERS: dict[str, Any] = {
         "source.topic": {"type": "string", "minLength": 1},
         "source.partition": {"type": "string", "pattern": "^[0-9]+$"},
         "source.offset": {"type": "string", "pattern": "^[0-9]+$"},
+        "value.bytes": {"type": "string", "pattern": "^[0-9]+$", "description": "of a value that was cut for its size"},
+        "key.bytes": {"type": "string", "pattern": "^[0-9]+$", "description": "of a key that was cut for its size"},
+        "key": {"const": "null", "description": "of a record with neither key nor value: the letter's key is empty"},
     },
     "required": ["error", "source.topic", "source.partition", "source.offset"],
 }

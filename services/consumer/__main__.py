@@ -22,7 +22,7 @@ from services.consumer.sampling import SampleRate
 from services.consumer.service import ConsumerService
 from services.consumer.sweep import Sweep
 from shared.adapters.health import HealthServer
-from shared.adapters.kafka import KafkaInteractionSource, KafkaPublisher
+from shared.adapters.kafka import KafkaInteractionSource, KafkaPublisher, RenewedPublisher
 from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.logs import configure_logging
 from shared.adapters.model_watch import ModelWatch
@@ -121,9 +121,9 @@ def main() -> int:
     status.watch.start()
     if kafka.kafka_create_topics:
         _patiently(lambda: ensure_topics(kafka), status, stop)
-    publisher = _patiently(lambda: KafkaPublisher(kafka), status, stop)
+    publisher = RenewedPublisher(lambda: KafkaPublisher(kafka))
     source = _patiently(lambda: KafkaInteractionSource(kafka, consumer), status, stop)
-    if publisher is not None and source is not None:
+    if source is not None:
         rate = SampleRate(engaging.engagement_max_per_s, engaging.engagement_cpu_share)
         offers = OfferBook(
             consumer.trending_half_life_s,

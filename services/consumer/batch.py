@@ -15,9 +15,9 @@ from services.consumer.folding import fold, fresh_choices
 from services.consumer.metrics import ConsumerMetrics
 from services.consumer.partitions import Partition
 from services.consumer.spans import Lot, Span, repeated_places
-from shared.core.errors import InvalidEvent
+from shared.core.errors import InvalidEvent, TooLarge
 from shared.core.events import EventRules
-from shared.core.ports import Publisher, Record, StateStore
+from shared.core.ports import Headers, Publisher, Record, StateStore
 from shared.core.ranking import StateUpdate, encode_update
 from shared.model.inference import InferenceModel
 
@@ -27,6 +27,9 @@ _USERS_IN_MESSAGE = 2000
 """Users named in one state-updates message: at 256 bytes an id it still has half a megabyte."""
 
 _FRESHNESS_SAMPLES = 16
+
+_LETTER_BYTES = (512 << 10, 64 << 10, 8 << 10, 1 << 10, 0)
+"""What is left of the value, and of the key, of a dead letter that the broker does not take whole: tried in turn."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class BatchProcessor:
         self._clock = clock
         self._dismiss_s = dismiss_s
         self._fold_in = fold_in
+        self._cuts = iter(_LETTER_BYTES)
+        self._letter_bytes: int | None = None
         self._stages = {s: metrics.stage.labels(s) for s in ("decode", "publish")}
 
     def run(
@@ -90,7 +95,7 @@ class BatchProcessor:
         self._lap("publish", started)
         spans = {n: Span(owned[n], n, owned[n].next_offset, batch[-1].offset + 1) for n, batch in mine.items()}
         for number, span in spans.items():
-            owned[number].next_offset = span.end
+            owned[number].next_offset, owned[number].epoch = span.end, mine[number][-1].leader_epoch
         events, moments = decoded.events, stored.moments
         choices = [*stored.choices, *fresh_choices(moments)] if self._fold_in else []
         if any(span.first < owned[number].counted for number, span in spans.items()):
@@ -150,7 +155,37 @@ class BatchProcessor:
             log.warning("dead letter: %s", error, extra=place)
             headers = [("error", str(error).encode())]
             headers += [(f"source.{name}", str(value).encode()) for name, value in place.items()]
-            self._publisher.send(self._topics.dlq, record.key, record.value, headers)
+            self._bury(record, headers)
+
+    def _bury(self, record: Record, headers: Headers) -> None:
+        """The dead letter, whole if the broker takes it: it tells where the rest is."""
+        while True:
+            key, value, more = record.key, record.value, list(headers)
+            if (most := self._letter_bytes) is not None:
+                for name, part in (("key", key), ("value", value)):
+                    if part is not None and len(part) > most:
+                        more.append((f"{name}.bytes", str(len(part)).encode()))
+                key, value = key and key[:most], value and value[:most]
+            if key is None and value is None:  # a producer may send neither
+                key = b""
+                more.append(("key", b"null"))
+            try:
+                self._publisher.send(self._topics.dlq, key, value, more)
+            except TooLarge:
+                if not self.cut_letters():
+                    raise
+            else:
+                return
+
+    def cut_letters(self) -> bool:
+        """The broker did not take a record for its size: send less of each dead letter from now on; whether there is
+        less to send."""
+        self._letter_bytes = most = next(self._cuts, None)
+        if most is None:
+            self._letter_bytes = 0
+            return False
+        log.warning("dead letters are larger than the broker takes: the first %d bytes of key and value are sent", most)
+        return True
 
     def _observe(self, records: Mapping[int, Sequence[Record]], events: Sequence[Placed]) -> None:
         metrics, now = self._metrics, self._clock()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shared.core.errors import StateDamaged
 from shared.core.ports import InteractionSource, StateStore, StoreMemory
-from shared.core.progress import Mark, Progress, decode_mark, decode_progress, encode_progress
+from shared.core.progress import Mark, Progress, decode_mark, decode_progress, encode_progress, has_id
 from shared.core.state import NO_TOKEN, token_of
 from shared.core.trending import Trending
 from shared.model.fold_in import MEMORY, FoldIn
@@ -33,6 +33,8 @@ class Partition:
     """As ``folding``, of items that the model knows; a sample."""
     recent: Trending | None = None
     """As ``trending``, of what is popular now; None: not counted."""
+    epoch: int = -1
+    """Record.leader_epoch of the last record applied; -1: not known."""
 
 
 class Partitions:
@@ -82,7 +84,7 @@ class Partitions:
         for number, value, held in zip(numbers, stored, marks, strict=True):
             taken[number] = self._start(number, value, held, lives[number], *bounds[number])
         for number, part in taken.items():
-            self._source.seek(number, part.next_offset)
+            self._source.seek(number, part.next_offset, part.epoch)
         self.owned.update(taken)
         # Kept where they are known: if the store was restarted since, the next write fails, and if the topic was made
         # anew, that is seen before the next records are applied; and all start again.
@@ -113,20 +115,43 @@ class Partitions:
                     recent.merge(known.recent_landmark, known.recent, known.recent_total, known.recent_ts)
                 folding.restore(known.fingerprint, known.folded, known.choices())
                 choosers.restore(known.fingerprint, known.choosers)
-                progress = self._continue(known, life, first, end, place)
+                progress = known
+        progress = self._continue(number, *self._known_better(number, progress, life), life, first, end)
         progress, start = _held_by_all(progress, [decode_mark(mark) for mark in marks], first)
         if start < progress.next_offset:
             log.warning("a part of the store lost its last writes: reading again from %d", start, extra=place)
         log.info("partition taken over", extra={**place, "offset": start, "end": end})
         return Partition(
             progress, token_of(value), trending, start, start, progress.incarnation_id(), folding,
-            progress.next_offset, choosers, recent,
+            progress.next_offset, choosers, recent, progress.epoch,
         )  # fmt: skip
 
-    def _continue(self, known: Progress, life: str, first: int, end: int, place: dict[str, object]) -> Progress:
+    def _known_better(self, number: int, stored: Progress, life: str) -> tuple[Progress, tuple[int, int]]:
+        """(The stored progress, or what we know beyond it; how far the states go at most, and that record's epoch)."""
+        part, reached = self.owned.get(number), (stored.next_offset, stored.epoch)
+        if part is None or part.progress.incarnation != life:
+            return stored, reached
+        if part.progress.generation > (stored.generation if stored.incarnation == life else -1):
+            # The offsets began anew under us, and that is not stored yet.
+            began, generation = part.progress.began, part.progress.generation
+            stored = Progress(life, generation, began, 0, [], began=began)
+            return stored, (part.next_offset, part.epoch)
+        return stored, max(reached, (part.next_offset, part.epoch))
+
+    def _continue(
+        self, number: int, known: Progress, read: tuple[int, int], life: str, first: int, end: int
+    ) -> Progress:
+        """The progress to go on from. read: see InteractionSource.lost_from."""
+        place = {"topic": self._source.topic, "partition": number}
         if known.incarnation != life:
             log.warning("the topic was made anew: reading it from its start", extra={**place, "offset": first})
             return Progress(life, 0, first, 0, [])
+        if has_id(life):
+            began = self._source.lost_from({number: read}).get(number, end)
+            if began < read[0]:
+                # What is left of the log is in the states, and what was lost is, too: only what came since is new.
+                log.error("the broker lost the log from %d on, which was read to %d", began, read[0], extra=place)
+                return Progress(life, known.generation + 1, max(began, first), 0, [], began=max(began, first))
         if known.next_offset > end:
             log.warning(
                 "the log ends at %d, before our offset %d: its offsets began anew", end, known.next_offset, extra=place
@@ -137,7 +162,7 @@ class Partitions:
                 "events were deleted by retention before they were read",
                 extra={**place, "offset": known.next_offset, "lost": first - known.next_offset},
             )
-            return Progress(life, known.generation, first, 0, [])
+            return Progress(life, known.generation, first, 0, [], began=known.began)
         return known
 
     def drop(self, partitions: Iterable[int]) -> None:
@@ -183,7 +208,7 @@ class Partitions:
             known.incarnation, known.generation, part.next_offset, landmark, weights, part.trending.total,
             folding.fingerprint, folding.snapshot(), [state for state, _ in choices],
             now, popular, *((recent.total, recent.newest) if recent is not None else (0.0, 0)),
-            [item for _, item in choices], part.choosers.snapshot(),
+            [item for _, item in choices], part.choosers.snapshot(), known.began, part.epoch,
         )  # fmt: skip
 
     def save(self) -> tuple[dict[int, int], list[int]]:
@@ -218,9 +243,12 @@ def _held_by_all(progress: Progress, marks: Sequence[Mark | None], first: int) -
     same_life = [mark for mark in marks if mark is not None and mark.incarnation == progress.incarnation]
     newest = max((mark.generation for mark in same_life), default=0)
     if newest > progress.generation:  # the progress itself went back to before the offsets began anew
-        progress = Progress(progress.incarnation, newest, first, 0, [])
+        began = first
+        if has_id(progress.incarnation):  # not from the log's first offset: what lies before is in the states
+            began = min(mark.next_offset for mark in same_life if mark.generation == newest)
+        progress = Progress(progress.incarnation, newest, began, 0, [], began=began)
     start = progress.next_offset
     for mark in marks:
         known = mark is not None and (mark.incarnation, mark.generation) == (progress.incarnation, progress.generation)
-        start = min(start, mark.next_offset if known and mark is not None else first)
+        start = min(start, mark.next_offset if known and mark is not None else progress.began)
     return progress, max(start, first)

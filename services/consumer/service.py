@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from services.consumer.batch import BatchProcessor
 from services.consumer.metrics import ConsumerMetrics
 from services.consumer.partitions import Partitions
-from shared.core.errors import DriftwoodError, TopicMissing, TopicRecreated, Unavailable
+from shared.core.errors import DriftwoodError, TooLarge, TopicMissing, TopicRecreated, Unavailable
 from shared.core.ports import InteractionSource, Polled, Publisher
 from shared.core.waiting import poll_without_records
 
@@ -175,6 +175,8 @@ class ConsumerService:
         if self._committed_at >= self._looked_at + _STORE_LOOK_S:
             self._looked_at = self._committed_at
             self._metrics.store_memory(self._partitions.store_memory())
+        if not lost:
+            self._metrics.committed.set_to_current_time()
 
     def _on_revoke(self, partitions: frozenset[int]) -> None:
         """Called inside poll: hand the partitions over as tidily as a short wait allows."""
@@ -192,7 +194,9 @@ class ConsumerService:
     def _fail(self, error: DriftwoodError) -> None:
         """Say what is wrong and wait, polling without records, so that the group does not take us for dead."""
         self.problem = str(error)
-        self._rewind = type(error).__name__
+        self._rewind = "Unavailable" if isinstance(error, Unavailable) else type(error).__name__
+        if isinstance(error, TooLarge):
+            self._batches.cut_letters()  # of all that we write, only dead letters are as large as others made them
         pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
         self._failures += 1
         log.error("%s; trying again in %.2f s", error, pause, extra={"attempt": self._failures})

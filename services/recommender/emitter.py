@@ -129,6 +129,7 @@ class Emitter:
                 pause = min(2 * pause, 5.0)
             except Exception as error:
                 self.problem = repr(error)
+                self._metrics.emission_failures.inc()
                 log.exception("emission failed")
                 self._stop.wait(pause)
                 pause = min(2 * pause, 5.0)
@@ -180,13 +181,21 @@ class Emitter:
     def _gather(self, reader: UpdateReader) -> tuple[list[Record], dict[str, StateUpdate | None]]:
         """Updates of one linger time: their records, and user -> the oldest of the user's."""
         records: list[Record] = []
+        try:
+            return records, self._read(reader, records)
+        except BaseException:
+            reader.rewind(records)  # those of the polls before the one that failed
+            raise
+
+    def _read(self, reader: UpdateReader, records: list[Record]) -> dict[str, StateUpdate | None]:
+        """Extends ``records``."""
         users: dict[str, StateUpdate | None] = {}
         deadline = time.monotonic() + _POLL_S
         while len(users) < _ROUND_USERS:
             polled = reader.poll(max(0.0, deadline - time.monotonic()), _POLL_RECORDS)
             if polled and not records:
                 deadline = time.monotonic() + self._options.linger_s
-            records += polled
+            records.extend(polled)
             for record in polled:
                 update = self._decode(record)
                 for user in update.users if update else ():
@@ -194,7 +203,7 @@ class Emitter:
                         users[user] = update
             if self._stop.is_set() or time.monotonic() >= deadline:
                 break
-        return records, users
+        return users
 
     def _decode(self, record: Record) -> StateUpdate | None:
         try:

@@ -59,11 +59,10 @@ class Forgetter:
         Raises Unavailable, TopicMissing.
         """
         life, partitions = self._topics.describe(self._names.interactions)
-        ends = self._topics.end_offsets(self._names.interactions)
+        ends = self._topics.end_offsets(self._names.interactions, partitions)
         stored = self._store.read_progress(self._names.interactions, partitions)
         incarnations = {
-            number: _incarnation(value, life, ends.get(number, 0))
-            for number, value in zip(partitions, stored, strict=True)
+            number: _incarnation(value, life, ends[number]) for number, value in zip(partitions, stored, strict=True)
         }
         _, update_partitions = self._topics.describe(self._names.state_updates)
         forget = Forget(user_id, int(self._clock() * 1000), ends)
@@ -115,7 +114,7 @@ def _emptied(value: bytes | None, incarnations: Mapping[int, int], ends: Mapping
     # Where there are more partitions than a state can name, the user's own come first.
     for number in sorted(incarnations, key=lambda n: n not in state.applied):
         if number in state.applied or len(state.applied) < MOST_ENTRIES:
-            incarnation, end = incarnations[number], ends.get(number, 0)
+            incarnation, end = incarnations[number], ends[number]
             held = state.applied.get(number)
             if held is not None and held[0] == incarnation:
                 end = max(end, held[1])

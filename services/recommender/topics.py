@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -19,8 +20,9 @@ class TopicAdmin(Protocol):
 class OffsetReader(Protocol):
     """Tells where topics end."""
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """partition -> the next offset to be written. Raises Unavailable."""
+    def end_offsets(self, topic: str, partitions: Sequence[int] | None = None) -> dict[int, int]:
+        """partition -> the next offset to be written, of all of ``partitions``; None: of those known. Raises
+        Unavailable."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -39,10 +41,10 @@ class Topics:
         with self._lock:
             return self._admin.describe(topic)
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
+    def end_offsets(self, topic: str, partitions: Sequence[int] | None = None) -> dict[int, int]:
         """See OffsetReader."""
         with self._lock:
-            return self._offsets.end_offsets(topic)
+            return self._offsets.end_offsets(topic, partitions)
 
     def close(self) -> None:
         """Close both connections."""

@@ -17,7 +17,8 @@ from services.retrainer.session_forgets import Forgetting
 from shared.core.errors import DriftwoodError, TopicMissing, TopicRecreated, Unavailable
 from shared.core.events import EventRules
 from shared.core.ports import InteractionSource, Polled, Record
-from shared.core.session_log_port import ForgetsReader, SessionLog, SessionLogHooks
+from shared.core.progress import Progress, has_id
+from shared.core.session_log_port import ForgetsReader, LogBatch, SessionLog, SessionLogHooks
 from shared.core.waiting import poll_without_records
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,10 @@ class SessionLogger:
         self._buffers: dict[int, SessionBuffer] = {}
         self._to_take: set[int] = set()
         self._lives: dict[int, str] = {}
+        self._begun: dict[int, tuple[str, int, int]] = {}
+        """partition -> (life, incarnation, first offset) of what began anew under us and may not be in the log yet."""
+        self._read: dict[int, tuple[int, int]] = {}
+        """partition -> (offset after the last record read, its leader epoch)."""
         self._restart = False
         self._failures = 0
         self._started_at = self._upkept_at = time.monotonic()
@@ -141,6 +146,8 @@ class SessionLogger:
     def _note_rebalance(self, polled: Polled) -> None:
         for number in polled.revoked:
             self._buffers.pop(number, None)
+            self._begun.pop(number, None)
+            self._read.pop(number, None)
         self._to_take = (self._to_take - polled.revoked) | polled.assigned
 
     def _take(self, partitions: Iterable[int]) -> None:
@@ -154,13 +161,39 @@ class SessionLogger:
             self._buffers.pop(number, None)
             if number in lives:
                 first, end = bounds[number]
-                incarnation = self._log.incarnation(number, lives[number], end)
-                missing = self._log.missing(number, incarnation, first, end)
+                if self._lives.get(number) != lives[number]:
+                    self._read.pop(number, None)
+                incarnation, missing = self._place(number, lives[number], first, end)
                 self._buffers[number] = SessionBuffer(number, incarnation, missing)
                 self._lives[number] = lives[number]
-                self._source.seek(number, missing[0][0])
+                read, epoch = self._read.get(number, (0, -1))
+                self._source.seek(number, missing[0][0], epoch if missing[0][0] <= read else -1)
                 place = {"topic": self._source.topic, "partition": number, "offset": missing[0][0], "end": end}
                 log.info("session log: partition taken over", extra=place)
+
+    def _place(self, number: int, life: str, first: int, end: int) -> tuple[int, list[tuple[int, int | None]]]:
+        """(The present incarnation of a partition, what is to be read of it)."""
+        if has_id(life) and number in self._read:
+            end = max(first, self._source.lost_from({number: self._read[number]}).get(number, end))
+        incarnation = self._log.incarnation(number, life, end)
+        begun = self._begun.get(number)
+        original = Progress(life, 0, 0, 0, []).incarnation_id()
+        if not has_id(life) or (incarnation == original and begun is None):
+            return incarnation, self._log.missing(number, incarnation, first, end)
+        known = self._log.known_lives()
+        if begun is not None and begun[0] == life and (number, begun[1]) not in known:
+            return begun[1], [(begun[2], None)]
+        if incarnation == original or (number, incarnation) in known:
+            return incarnation, self._log.missing(number, incarnation, first, end)
+        # The broker lost the end of its log, and offsets began anew within the topic's life. What is left of it is in
+        # our log under the former incarnation: said here, if anything is left, for those who come after us.
+        place = {"topic": self._source.topic, "partition": number}
+        log.error("session log: the broker lost its log from %d on", end, extra=place)
+        if first < end:
+            self._log.append(LogBatch(number, incarnation, first, end, (), (), int(self._clock() * 1000)))
+        self._begun[number] = life, incarnation, end
+        self._read.pop(number, None)
+        return incarnation, [(end, None)]
 
     def _add(self, records: Mapping[int, Sequence[Record]]) -> None:
         """Into the buffers, if the topic is still the one whose offsets we know."""
@@ -172,6 +205,7 @@ class SessionLogger:
             if (buffer := self._buffers.get(number)) is None:
                 continue
             accepted, invalid = buffer.add(batch, self._rules, now_ms)
+            self._read[number] = batch[-1].offset + 1, batch[-1].leader_epoch
             self._hooks.logged("logged", accepted)
             self._hooks.logged("invalid", invalid)
             if buffer.range_done:

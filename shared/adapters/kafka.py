@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import defaultdict
@@ -13,11 +14,12 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import TopicAdmin, connected, has_id, unavailable
+from shared.adapters.kafka_client import TopicAdmin, connected, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import ConsumerSettings, KafkaSettings
-from shared.core.errors import TopicMissing, TopicRecreated
-from shared.core.ports import Headers, Polled, Record
+from shared.core.errors import TooLarge, TopicMissing, TopicRecreated, Unavailable
+from shared.core.ports import Headers, Polled, Publisher, Record
+from shared.core.progress import has_id
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class KafkaInteractionSource:
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._held: set[int] = set()
+        self._without_epochs: set[int] = set()
+        self._epochs = not kafka.kafka_api_version  # the embedded broker has one leader for ever
         self.on_revoke: Callable[[frozenset[int]], None] | None = None
         self._consumer = connected(
             KafkaConsumer,
@@ -126,12 +130,18 @@ class KafkaInteractionSource:
     def _poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Record]]:
         try:
             return self._consumer.poll(timeout_ms, max_records=max_records)  # type: ignore[no-any-return]
+        except kafka_errors.LogTruncationError as error:
+            raise self._lost_end(error) from error
         except (kafka_errors.OffsetOutOfRangeError, kafka_errors.NoOffsetForPartitionError) as error:
             raise TopicRecreated(f"topic {self.topic}: our position is outside the log: {error}") from error
         except kafka_errors.UnknownTopicOrPartitionError as error:
             raise TopicMissing(f"Kafka at {self._kafka.kafka_bootstrap_servers} has no topic {self.topic!r}") from error
         except (kafka_errors.KafkaError, OSError) as error:
             raise unavailable(self._kafka, error) from error
+
+    def _lost_end(self, error: kafka_errors.LogTruncationError) -> TopicRecreated:
+        self._note_lost(error, {})
+        return TopicRecreated(f"topic {self.topic}: the broker lost the end of its log: {error}")
 
     def hold(self) -> None:
         """Bring no records until ``release``; polling goes on, so that the group keeps us."""
@@ -167,12 +177,43 @@ class KafkaInteractionSource:
             raise unavailable(self._kafka, error) from error
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
-    def seek(self, partition: int, offset: int) -> None:
+    def lost_from(self, read: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+        """See InteractionSource."""
+        lost: dict[int, int] = {}
+        for number, (offset, epoch) in read.items():
+            tp = TopicPartition(self.topic, number)
+            if epoch < 0 or tp not in self._consumer.assignment():
+                continue
+            self._consumer.pause(tp)
+            self._seek(tp, offset, epoch)
+            for _ in range(2):  # the first may tell of what was found before, of others
+                try:
+                    self._consumer.position(tp, timeout_ms=5000)
+                except kafka_errors.LogTruncationError as error:
+                    self._note_lost(error, lost)
+                except (kafka_errors.KafkaError, OSError) as error:
+                    raise unavailable(self._kafka, error) from error
+        return {number: place for number, place in lost.items() if number in read}
+
+    def _note_lost(self, error: kafka_errors.LogTruncationError, lost: dict[int, int]) -> None:
+        for tp, place in error.divergent_offsets.items():
+            if place is not None:
+                lost[tp.partition] = place.offset
+            else:  # the broker knows nothing of that epoch, and would say so again and again
+                self._without_epochs.add(tp.partition)
+
+    def seek(self, partition: int, offset: int, epoch: int = -1) -> None:
         """See InteractionSource."""
         tp = TopicPartition(self.topic, partition)
         if tp in self._consumer.assignment():
-            self._consumer.seek(tp, offset)
+            self._seek(tp, offset, epoch)
             self._consumer.resume(tp)
+
+    def _seek(self, tp: TopicPartition, offset: int, epoch: int) -> None:
+        self._consumer.seek(tp, offset)
+        if epoch >= 0 and self._epochs and tp.partition not in self._without_epochs:
+            # kafka-python checks positions against the leaders' epochs (KIP-320), but its own seek takes none.
+            self._consumer._subscription.assignment[tp].seek(OffsetAndMetadata(offset, "", epoch))
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """See InteractionSource."""
@@ -191,7 +232,13 @@ class KafkaInteractionSource:
         for tp in self._consumer.assignment():
             high = self._consumer.highwater(tp)
             if high is not None and tp not in self._consumer.paused():
-                lag[tp.partition] = max(0, high - self._consumer.position(tp, timeout_ms=1000))
+                try:
+                    position = self._consumer.position(tp, timeout_ms=1000)
+                except kafka_errors.LogTruncationError as error:
+                    raise self._lost_end(error) from error
+                except (kafka_errors.KafkaError, OSError):
+                    continue
+                lag[tp.partition] = max(0, high - position)
         return lag
 
     def close(self) -> None:
@@ -199,6 +246,9 @@ class KafkaInteractionSource:
         self._consumer.close(autocommit=False, timeout_ms=5000)
         self._membership.close()
         self._admin.close()
+
+
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
 class KafkaPublisher:
@@ -225,8 +275,8 @@ class KafkaPublisher:
         """See Publisher."""
         try:
             future = self._producer.send(topic, value=value, key=key, headers=list(headers), partition=partition)
-        except (kafka_errors.KafkaError, OSError, AssertionError) as error:
-            raise unavailable(self._settings, error) from error
+        except (kafka_errors.KafkaError, OSError, AssertionError, ValueError) as error:
+            raise self._unavailable(error) from error
         future.add_errback(self._failed.append)
 
     def flush(self, timeout_s: float) -> None:
@@ -237,8 +287,63 @@ class KafkaPublisher:
             raise unavailable(self._settings, error) from error
         if self._failed:
             failed, self._failed = self._failed, []
-            raise unavailable(self._settings, failed[0]) from failed[0]
+            # Where one is too large, the producer gives up on all that come after it: their errors tell less.
+            why = next((error for error in failed if isinstance(error, _TOO_LARGE)), failed[0])
+            raise self._unavailable(why) from why
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        if isinstance(error, _TOO_LARGE):
+            return TooLarge(f"Kafka at {self._settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}")
+        return unavailable(self._settings, error)
 
     def close(self) -> None:
         """See Publisher."""
         self._producer.close(timeout=5)
+
+
+class RenewedPublisher:
+    """The Publisher port: a publisher that is made anew after each failure. For one that sends again what failed.
+
+    An idempotent producer of kafka-python takes an error that is not worth a retry (no right to write, a record that
+    is too large) for the end: it refuses all that comes after it, also when the reason is gone.
+    """
+
+    def __init__(self, connect: Callable[[], Publisher]) -> None:
+        """connect: makes one. Raises Unavailable, in the call that needs it."""
+        self._connect = connect
+        self._publisher: Publisher | None = None
+
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None
+    ) -> None:
+        """See Publisher. After an error other than TooLarge, all that was sent since the last flush is gone."""
+        try:
+            self._ready().send(topic, key, value, headers, partition)
+        except TooLarge:
+            raise
+        except Unavailable:
+            self._discard()
+            raise
+
+    def flush(self, timeout_s: float) -> None:
+        """See Publisher. After an error, all that was sent since the last flush is gone."""
+        try:
+            self._ready().flush(timeout_s)
+        except Unavailable:
+            self._discard()
+            raise
+
+    def close(self) -> None:
+        """See Publisher."""
+        self._discard()
+
+    def _ready(self) -> Publisher:
+        if self._publisher is None:
+            self._publisher = self._connect()
+        return self._publisher
+
+    def _discard(self) -> None:
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            with contextlib.suppress(Unavailable):
+                publisher.close()

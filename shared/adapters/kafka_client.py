@@ -143,12 +143,6 @@ def bounded(settings: KafkaSettings, work: Callable[[], T], seconds: float = 8.0
         raise unavailable(settings, error) from error
 
 
-def has_id(life: str) -> bool:
-    """Whether the broker gives topics ids, so that the life of a topic, as ``describe`` names it, tells one from the
-    next. Brokers before 2.8, and the embedded one, do not: there a new cluster is all that can be told."""
-    return not life.endswith("/")
-
-
 class TopicAdmin:
     """Questions about topics, asked of the broker now."""
 

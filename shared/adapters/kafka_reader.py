@@ -135,20 +135,27 @@ class OffsetReader:
         self._settings = settings
         self._consumer: KafkaConsumer | None = None
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """partition -> the next offset to be written. Raises Unavailable."""
+    def end_offsets(self, topic: str, partitions: Sequence[int] | None = None) -> dict[int, int]:
+        """partition -> the next offset to be written. Raises Unavailable.
+
+        partitions: of all these; None: of those that the client knows, which may lack any of the last ten seconds.
+        """
         try:
-            ends = bounded(self._settings, lambda: self._ask(topic))
+            ends = bounded(self._settings, lambda: self._ask(topic, partitions))
         except Unavailable:
             hangs, self._consumer = self._consumer, None
             abandon(hangs)
             raise
-        except (kafka_errors.KafkaError, OSError) as error:
+        except (kafka_errors.KafkaError, OSError, KeyError) as error:  # KeyError: a partition that is gone
             self.close()
             raise unavailable(self._settings, error) from error
-        return {tp.partition: end for tp, end in ends.items()}
+        found = {tp.partition: end for tp, end in ends.items()}
+        if missing := sorted(set(partitions or ()) - set(found)):
+            address = self._settings.kafka_bootstrap_servers
+            raise Unavailable(f"Kafka at {address} did not say where partitions {missing} of {topic} end")
+        return found
 
-    def _ask(self, topic: str) -> dict[TopicPartition, int]:
+    def _ask(self, topic: str, partitions: Sequence[int] | None) -> dict[TopicPartition, int]:
         if self._consumer is None:
             self._consumer = connected(
                 KafkaConsumer,
@@ -156,8 +163,10 @@ class OffsetReader:
                 enable_auto_commit=False,
                 request_timeout_ms=10_000,
                 bootstrap_timeout_ms=BOOTSTRAP_MS,
+                metadata_max_age_ms=10_000,
             )
-        partitions = self._consumer.partitions_for_topic(topic) or set()
+        if partitions is None:
+            partitions = list(self._consumer.partitions_for_topic(topic) or ())
         tps = [TopicPartition(topic, p) for p in partitions]
         return dict(self._consumer.end_offsets(tps, timeout_ms=5000))
 

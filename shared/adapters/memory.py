@@ -6,11 +6,12 @@ import functools
 import threading
 import uuid
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from shared.core.errors import TopicMissing, TopicRecreated, Unavailable
+from shared.core.errors import TooLarge, TopicMissing, TopicRecreated, Unavailable
 from shared.core.ports import Headers, Polled, Record, StateWrite, StoreMemory
 from shared.core.state import token_of
 
@@ -149,12 +150,15 @@ class MemoryRecord:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    leader_epoch: int = 0
 
 
 @dataclass
 class _Topic:
     partitions: list[list[MemoryRecord]]
     life: str = field(default_factory=lambda: uuid.uuid4().hex)
+    epochs: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """partition -> how often it had another leader."""
 
 
 class MemoryBroker:
@@ -164,6 +168,8 @@ class MemoryBroker:
         self._partitions = partitions
         self.topics: dict[str, _Topic] = {}
         self.committed: dict[tuple[str, str, int], int] = {}
+        self.most_bytes: dict[str, int] = {}
+        """topic -> of a record; another topic takes 8 MiB."""
         self.available = True
 
     def check(self) -> None:
@@ -185,6 +191,12 @@ class MemoryBroker:
         have = self.topics[topic].partitions
         have += [[] for _ in range(count - len(have))]
 
+    def lose_end(self, topic: str, partition: int, count: int) -> None:
+        """What a broker does that lost its power, or a leader that was elected although it lacked the last records."""
+        held = self.topics[topic]
+        del held.partitions[partition][max(0, len(held.partitions[partition]) - count) :]
+        held.epochs[partition] += 1
+
     def append(
         self,
         topic: str,
@@ -200,7 +212,8 @@ class MemoryBroker:
             self.create(topic)
         logs = self.topics[topic].partitions
         number = zlib.crc32(key or b"") % len(logs) if partition is None else partition
-        record = MemoryRecord(topic, number, len(logs[number]), timestamp, key, value, tuple(headers))
+        epoch = self.topics[topic].epochs[number]
+        record = MemoryRecord(topic, number, len(logs[number]), timestamp, key, value, tuple(headers), epoch)
         logs[number].append(record)
         return record
 
@@ -217,6 +230,7 @@ class MemoryInteractionSource:
         self._broker = broker
         self._group = group
         self._positions: dict[int, int | None] = {}
+        self._epochs: dict[int, int] = {}
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._held = False
@@ -252,11 +266,14 @@ class MemoryInteractionSource:
         for partition, position in self._positions.items():
             if position is None or self._held or max_records <= 0 or partition >= len(logs):
                 continue
+            if partition in self.lost_from({partition: (position, self._epochs.get(partition, -1))}):
+                raise TopicRecreated(f"{self.topic}/{partition}: the broker lost the end of its log")
             if position > len(logs[partition]):
                 raise TopicRecreated(f"offset {position} of {self.topic}/{partition} is outside the log")
             batch = logs[partition][position : position + max_records]
             if batch:
                 records[partition] = batch
+                self._epochs[partition] = batch[-1].leader_epoch
                 self._positions[partition] = position + len(batch)
                 max_records -= len(batch)
         if self.while_polling is not None:
@@ -284,10 +301,21 @@ class MemoryInteractionSource:
         logs = self._logs()
         return {p: (0, len(logs[p])) for p in partitions}
 
-    def seek(self, partition: int, offset: int) -> None:
+    def lost_from(self, read: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+        """See InteractionSource."""
+        logs = self._logs()
+        ends = {
+            number: next((record.offset for record in logs[number] if record.leader_epoch > epoch), len(logs[number]))
+            for number, (_, epoch) in read.items()
+            if epoch >= 0 and number < len(logs)
+        }
+        return {number: end for number, end in ends.items() if end < read[number][0]}
+
+    def seek(self, partition: int, offset: int, epoch: int = -1) -> None:
         """See InteractionSource."""
         if partition in self._positions:
             self._positions[partition] = offset
+            self._epochs[partition] = epoch
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """See InteractionSource."""
@@ -305,11 +333,20 @@ class MemoryInteractionSource:
         self._positions.clear()
 
 
-class MemoryPublisher:
-    """The Publisher port: records reach the broker at ``flush``."""
+def _size(key: bytes | None, value: bytes | None) -> int:
+    return len(key or b"") + len(value or b"")
 
-    def __init__(self, broker: MemoryBroker) -> None:
+
+class MemoryPublisher:
+    """The Publisher port: records reach the broker at ``flush``.
+
+    most_bytes: key and value of a record at ``send``; MemoryBroker.most_bytes: at ``flush``, by topic.
+    """
+
+    def __init__(self, broker: MemoryBroker, most_bytes: int = 8 << 20) -> None:
         self._broker = broker
+        self._most_bytes = most_bytes
+        self._refused: Unavailable | None = None
         self._queued: list[tuple[str, bytes | None, bytes | None, Headers, int | None]] = []
 
     def send(
@@ -317,14 +354,23 @@ class MemoryPublisher:
     ) -> None:
         """See Publisher."""
         self._broker.check()
+        if key is None and value is None:
+            raise Unavailable("a record needs a key or a value")
+        if _size(key, value) > self._most_bytes:
+            raise TooLarge(f"a record of {_size(key, value)} bytes")
         self._queued.append((topic, key, value, headers, partition))
 
     def flush(self, timeout_s: float) -> None:
         """See Publisher."""
         self._broker.check()
         queued, self._queued = self._queued, []
-        for record in queued:
-            self._broker.append(*record)
+        for topic, key, value, headers, partition in queued:
+            if self._refused is None and _size(key, value) > self._broker.most_bytes.get(topic, 8 << 20):
+                self._refused = TooLarge(f"{topic}: a record of {_size(key, value)} bytes")
+            if self._refused is None:
+                self._broker.append(topic, key, value, headers, partition)
+        if self._refused is not None:
+            raise self._refused  # and ever again, as an idempotent producer does
 
     def close(self) -> None:
         """See Publisher."""

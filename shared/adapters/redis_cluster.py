@@ -25,7 +25,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 
 from shared.adapters.redis_client import client_options, parsed_url, told
-from shared.adapters.redis_store import CAS_BODY, PROGRESS_TTL, QUARANTINE_S, SPECIAL, memory_of
+from shared.adapters.redis_store import CAS_BODY, FENCE, PROGRESS_TTL, QUARANTINE_S, SPECIAL, memory_of
 from shared.adapters.settings import RedisSettings
 from shared.core.errors import SettingsInvalid, Unavailable
 from shared.core.ports import StateWrite, StoreMemory
@@ -42,20 +42,9 @@ _CHUNK = 4096
 _REFRESH_S = 0.5
 """The servers are asked who owns what so often, at most, while they fail."""
 
-# ARGV[2]: run_id/master_replid of the server expected; "": any. A server that was a replica for a while has the run_id
-# that it had before, but another replication id.
-_FENCE = """
-if ARGV[2] ~= '' then
-  local run, history = string.match(ARGV[2], '^(.*)/(.*)$')
-  if not string.find(redis.call('INFO', 'server'), 'run_id:' .. run, 1, true)
-    or not string.find(redis.call('INFO', 'replication'), 'master_replid:' .. history, 1, true) then
-    return {0}
-  end
-end
-"""
-_CAS = _FENCE + CAS_BODY
+_CAS = FENCE + CAS_BODY
 # KEYS: the marks; ARGV[3] and on: their values.
-_MARK = _FENCE + "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 2]) end return {}"
+_MARK = FENCE + "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 2]) end return {}"
 
 
 def slot_of(key: bytes) -> int:
@@ -264,11 +253,12 @@ class RedisClusterStateStore(ClusterConnection):
         return self._call(work)
 
     def memory(self) -> StoreMemory:
-        """See StateStore: of all servers that take writes."""
+        """See StateStore: of the servers that take writes."""
 
         def work(cluster: RedisCluster) -> StoreMemory:
-            parts = [memory_of(cluster.get_redis_connection(node).info()) for node in _primaries(cluster)]
-            return StoreMemory(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+            return StoreMemory.of_servers(
+                [memory_of(cluster.get_redis_connection(node).info()) for node in _primaries(cluster)]
+            )
 
         return self._call(work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -25,13 +26,26 @@ QUARANTINE_S = 7 * 86400
 PROGRESS_TTL = 0
 """Progress never expires: without it the whole log would be read again."""
 
-# KEYS: the values; ARGV: seconds to live (0: for ever, -1: as before), the run of the server expected ("": any),
-# then token and value of each. Answers the indexes refused, or {0} where the run is another. A key of another type
-# cannot be a state: it counts as absent.
+# ARGV[2]: run_id/master_replid/birth of the server and the data expected; "": any. A server that was a replica for a
+# while has the run_id that it had before, but another replication id; one that was emptied has neither, but no birth: a
+# value that was written when there was none, under the last of KEYS. Without a birth in ARGV[2], it is not looked at.
+FENCE = """
+if ARGV[2] ~= '' then
+  local run, history, birth = string.match(ARGV[2] .. '//', '^([^/]*)/([^/]*)/([^/]*)')
+  if not string.find(redis.call('INFO', 'server'), 'run_id:' .. run, 1, true)
+    or not string.find(redis.call('INFO', 'replication'), 'master_replid:' .. history, 1, true)
+    or birth ~= '' and redis.call('GET', KEYS[#KEYS]) ~= birth then
+    return {0}
+  end
+end
+"""
+# KEYS: the values, and what the fence needs; ARGV: seconds to live (0: for ever, -1: as before), see FENCE, then token
+# and value of each. Answers the indexes refused, or {0} where the fence is closed. A key of another type cannot be a
+# state: it counts as absent.
 CAS_BODY = f"""
 local refused = {{}}
 local ttl = tonumber(ARGV[1])
-for i = 1, #KEYS do
+for i = 1, (#ARGV - 2) / 2 do
   local token = redis.pcall('GETRANGE', KEYS[i], 0, {TOKEN_BYTES - 1})
   if type(token) == 'table' then token = '' end
   if token ~= ARGV[2 * i + 1] then
@@ -46,14 +60,7 @@ for i = 1, #KEYS do
 end
 return refused
 """
-_CAS = (
-    """
-if ARGV[2] ~= '' and not string.find(redis.call('INFO', 'server'), 'run_id:' .. ARGV[2], 1, true) then
-  return {0}
-end
-"""
-    + CAS_BODY
-)
+_CAS = FENCE + CAS_BODY
 
 
 def memory_of(info: Mapping[str, int]) -> StoreMemory:
@@ -70,6 +77,7 @@ class RedisStateStore(RedisConnection):
         self._user = f"{settings.redis_prefix}u:".encode()
         self._bad = f"{settings.redis_prefix}damaged:".encode()
         self._progress = f"{settings.redis_prefix}p:"
+        self._birth = f"{settings.redis_prefix}birth"
         self._cas = self._redis.register_script(_CAS)
 
     def _user_key(self, user_id: str) -> bytes:
@@ -96,9 +104,11 @@ class RedisStateStore(RedisConnection):
         args: list[bytes | int | str] = [ttl, server_id]
         for write in writes:
             args += (write.expected, write.value)
-        refused = self._call(lambda: cast("list[int]", self._cas(keys=keys, args=args)))
+        refused = self._call(lambda: cast("list[int]", self._cas(keys=[*keys, self._birth], args=args)))
         if refused == [0]:
-            raise Unavailable(f"Redis at {self.address}: it was restarted, and may have lost its last writes")
+            raise Unavailable(
+                f"Redis at {self.address}: it was restarted or emptied, and may have lost its last writes"
+            )
         done = [True] * len(writes)
         for index in refused:
             done[index - 1] = False
@@ -144,9 +154,20 @@ class RedisStateStore(RedisConnection):
         return dict(zip(writes, done, strict=True))
 
     def server_id(self) -> str:
-        """See StateStore: Redis' run_id, new with every start and after a failover."""
-        info = self._call(lambda: cast("dict[str, object]", self._redis.info("server")))
-        return str(info["run_id"])
+        """See StateStore: see FENCE. Another one after a start, a failover, or when the data was thrown away."""
+
+        def ask() -> tuple[dict[str, str], dict[str, str], bytes | None]:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.info("server")
+            pipe.info("replication")
+            pipe.get(self._birth)
+            return cast("tuple[dict[str, str], dict[str, str], bytes | None]", tuple(pipe.execute()))
+
+        server, replication, birth = self._call(ask)
+        while birth is None:
+            self._call(lambda: self._redis.set(self._birth, uuid.uuid4().hex, nx=True))
+            birth = self._call(lambda: cast("bytes | None", self._redis.get(self._birth)))
+        return f"{server['run_id']}/{replication['master_replid']}/{birth.decode()}"
 
     def memory(self) -> StoreMemory:
         """See StateStore."""

@@ -103,7 +103,7 @@ class ConsumerSettings(Settings):
     consumer_host: str = "0.0.0.0"
     consumer_port: int = Field(8081, ge=0, le=65535, description="health and metrics")
     torch_threads: int = Field(1, ge=1)
-    recent_items: int = Field(32, ge=1, le=255)
+    recent_items: int = Field(32, ge=1, le=254)
     dismiss_s: int = Field(7 * 86400, ge=1, description="how long a dismissed item is not offered to that user")
     trending_half_life_s: float = Field(6 * 3600.0, gt=0)
     trending_items: int = Field(1000, ge=1, description="most popular items kept per partition")

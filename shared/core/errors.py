@@ -10,7 +10,8 @@ DriftwoodError
 ├── TopicMissing        a topic that does not exist on the broker
 ├── TopicRecreated      offsets held in memory belong to a topic that was deleted and made again
 └── Unavailable         a system that may come back: broker, Redis, registry; worth a retry
-    └── NotAllowed      it is there and refuses us: it takes somebody who gives the right
+    ├── NotAllowed      it is there and refuses us: it takes somebody who gives the right
+    └── TooLarge        a record of a size that the broker does not take
 """
 
 from __future__ import annotations
@@ -63,3 +64,7 @@ class Unavailable(DriftwoodError):
 
 class NotAllowed(Unavailable):
     """A system that answered that we may not; the message says who may not what."""
+
+
+class TooLarge(Unavailable):
+    """A record that is larger than the broker, or our own limit for it, takes."""

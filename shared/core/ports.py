@@ -20,6 +20,9 @@ class Record(Protocol):
     def key(self) -> bytes | None: ...
     @property
     def value(self) -> bytes | None: ...
+    @property
+    def leader_epoch(self) -> int:
+        """How often the partition had had another leader when the record was written; -1: not known."""
 
 
 class StateWrite(NamedTuple):
@@ -36,6 +39,12 @@ class StoreMemory(NamedTuple):
     used: int
     limit: int
     evicted: int
+
+    @classmethod
+    def of_servers(cls, servers: Sequence[StoreMemory]) -> StoreMemory:
+        """Bytes of the fullest server, which refuses writes first, however empty the others are; keys of them all."""
+        fullest = max(servers, key=lambda server: server.used / server.limit)
+        return cls(fullest.used, fullest.limit, sum(server.evicted for server in servers))
 
 
 class StateStore(Protocol):
@@ -115,8 +124,16 @@ class InteractionSource(Protocol):
     def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
         """partition -> (first offset that can be read, next offset to be written)."""
 
-    def seek(self, partition: int, offset: int) -> None:
-        """Read on from here."""
+    def lost_from(self, read: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+        """Where the broker lost the end of its log, and others may have written since: partition -> the offset from
+        which on its records are not those that were read. Nothing for one where nothing was lost, or cannot be told.
+
+        read: partition -> (offset after the last record read, its leader epoch). ``seek`` must follow.
+        """
+
+    def seek(self, partition: int, offset: int, epoch: int = -1) -> None:
+        """Read on from here. epoch: Record.leader_epoch of the record before; -1: not known. Where it is known,
+        ``poll`` raises TopicRecreated if the broker loses that record, also where another takes its offset."""
 
     def hold(self) -> None:
         """Bring no records until ``release``; polling goes on, so that the group keeps us."""
@@ -128,7 +145,8 @@ class InteractionSource(Protocol):
         """Commit for the group; an owner that lost its partitions is refused silently: the progress is elsewhere."""
 
     def lag(self) -> dict[int, int]:
-        """partition -> records between our position and the end, as far as known without asking."""
+        """partition -> records between our position and the end, as far as known without asking. Raises
+        TopicRecreated, as ``poll``."""
 
     def close(self) -> None:
         """Leave the group."""
@@ -143,10 +161,15 @@ class Publisher(Protocol):
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None
     ) -> None:
-        """Queue a record. Raises Unavailable when the broker cannot take any more."""
+        """Queue a record; key and value are not both None.
+
+        Raises Unavailable when the broker cannot take any more, TooLarge for a record that is too large: nothing of it
+        was queued.
+        """
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until the broker has acknowledged all that was sent. Raises Unavailable if one was not."""
+        """Wait until the broker has acknowledged all that was sent. Raises Unavailable if one was not, TooLarge if for
+        its size."""
 
     def close(self) -> None:
         """Flush what can be flushed and go."""

@@ -20,6 +20,15 @@ from shared.core.trending import Trending
 _TOKEN = struct.Struct("<II")
 
 
+def has_id(life: str) -> bool:
+    """Whether the broker gives topics ids, so that the life of a topic, as it is described, tells one from the next.
+
+    Brokers before 2.8, and the embedded one, do not: there a new cluster is all that can be told. Where they do,
+    offsets that went back within a life mean that the broker lost the end of its log, else that the topic is a new one.
+    """
+    return not life.endswith("/")
+
+
 class Folded(NamedTuple):
     """An item and who chose it; see shared/model/fold_in.py."""
 
@@ -41,8 +50,9 @@ class Progress(msgspec.Struct, array_like=True):
     fingerprint: of the model whose hidden states ``folded`` adds up; 0: of none. typical: such states of users who did
     anything, a few recent ones; typical_items: what each of them chose next. choosers: as ``folded``, of items that
     the model knows. recent, recent_landmark, recent_total: as weights, landmark and total, with a short
-    half-life: what is popular now; recent_ts: time of its newest event, ms since the epoch. Values stored before these
-    existed are read as if they were empty.
+    half-life: what is popular now; recent_ts: time of its newest event, ms since the epoch. began: the offset at which
+    this generation began. epoch: Record.leader_epoch of the last record below next_offset; -1: not known. Values stored
+    before these existed are read as if they were empty.
     """
 
     incarnation: str
@@ -60,6 +70,8 @@ class Progress(msgspec.Struct, array_like=True):
     recent_ts: int = 0
     typical_items: list[str] = []
     choosers: list[Folded] = []
+    began: int = 0
+    epoch: int = -1
 
     def choices(self) -> list[tuple[bytes, str]]:
         """Typical states, each with the item chosen next; "" where a value stored earlier does not tell."""

@@ -14,10 +14,10 @@ from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.settings import RedisSettings
 from shared.adapters.state_stores import state_store
 from shared.core.errors import Unavailable
-from shared.core.ports import StateStore, StateWrite
+from shared.core.ports import StateStore, StateWrite, StoreMemory
 from shared.core.progress import Progress, decode_mark, encode_progress
 from shared.core.state import NO_TOKEN, UserState, decode_state, encode_state, token_of
-from tests.servers import RedisServer, redis_server_path
+from tests.servers import RedisServer, missing, redis_server_path, until
 
 
 @pytest.fixture(params=["memory", "memory_cluster", "redis", "acl_redis", "cluster_redis"])
@@ -79,6 +79,48 @@ def test_another_run_of_the_server_takes_no_writes(store):
         store.write_progress("t", {0: (NO_TOKEN, encode_progress(Progress("", 0, 0, 0, []), NO_TOKEN))}, "another run")
     assert store.read(["v"]) == [None]
     assert store.read_progress("t", [0]) == [None]
+
+
+@pytest.fixture
+def two_servers(tmp_path):
+    if redis_server_path() is None:
+        missing("no redis-server: install redis-server")
+    servers = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        servers.append(RedisServer(tmp_path / name, fsync="everysec"))
+        servers[-1].start()
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+def emptied(client: redis.Redis, other: RedisServer) -> None:
+    client.flushdb()
+
+
+def replaced_by_a_replica_and_taken_back(client: redis.Redis, other: RedisServer) -> None:
+    """The same process, with the data of another for a while: its run_id does not change."""
+    client.replicaof("127.0.0.1", str(other.port))
+    until(lambda: client.info("replication")["master_link_status"] == "up", 20, "it follows the other")
+    client.replicaof("NO", "ONE")
+
+
+@pytest.mark.parametrize("happens", [emptied, replaced_by_a_replica_and_taken_back])
+def test_data_that_went_back_under_the_same_process_takes_no_writes(two_servers, happens):
+    server, other = two_servers
+    with contextlib.closing(RedisStateStore(RedisSettings(redis_url=server.url))) as store:
+        known = store.server_id()
+        value = encode_state(UserState(events=1))
+        assert store.write([StateWrite("u", NO_TOKEN, value)], known) == [True]
+        assert store.server_id() == known
+        with contextlib.closing(redis.Redis(port=server.port)) as client:
+            happens(client, other)
+        with pytest.raises(Unavailable, match="emptied"):
+            store.write([StateWrite("v", NO_TOKEN, value)], known)
+        assert store.read(["u", "v"]) == [None, None]
+        assert store.server_id() != known
+        assert store.write([StateWrite("v", NO_TOKEN, value)], store.server_id()) == [True]
 
 
 def test_progress_is_kept_by_topic_and_partition(store):
@@ -192,6 +234,17 @@ def test_it_tells_how_full_it_is(store):
     assert after.used > before.used > -1
     assert after.limit == before.limit > 0
     assert after.evicted == before.evicted
+
+
+def test_a_cluster_is_as_full_as_its_fullest_server():
+    store = MemoryClusterStateStore(3)
+    full = store._servers[1]
+    full.limit_bytes = 1000
+    full.users["u"] = bytes(900)
+    store._servers[2].users["v"] = bytes(5000)
+    assert store.memory() == StoreMemory(900, 1000, 0)
+    servers = [StoreMemory(50, 1000, 7), StoreMemory(90, 100, 0), StoreMemory(800, 1000, 2)]
+    assert StoreMemory.of_servers(servers) == StoreMemory(90, 100, 9)
 
 
 def test_the_limit_is_that_of_redis_or_of_its_machine(tmp_path):

@@ -8,10 +8,12 @@ import json
 import random
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import confluent_kafka
 import pytest
 import torch
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -19,6 +21,7 @@ from kafka.admin import NewPartitions, NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
 
 from shared.adapters.kafka_client import client_config
+from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import KafkaSettings, RedisSettings
@@ -28,8 +31,8 @@ from shared.core.ports import StateStore
 from shared.core.state import decode_state
 from shared.model.inference import InferenceModel
 from shared.model.rank import Ranked
-from tests.conftest import service_env
-from tests.servers import ROOT, KafkaNode, RedisServer, free_port, until
+from tests.conftest import Broker, service_env
+from tests.servers import REAL_KAFKA, ROOT, KafkaNode, RedisServer, free_port, until
 
 ITEMS = [f"item-{n}" for n in range(40)]
 WIDTH = 16
@@ -306,6 +309,34 @@ def test_bad_values_go_to_the_dead_letter_topic_and_good_ones_around_them_are_ap
         assert int(headers["source.partition"]) >= 0
 
 
+def test_a_letter_that_its_topic_does_not_take_is_cut_and_a_record_of_nothing_has_one(
+    make_world: MakeWorld, kafka_settings: KafkaSettings, redis_settings: RedisSettings, real_kafka: Broker
+) -> None:
+    dlq = f"{kafka_settings.topic_dlq}-small"
+    admin = KafkaAdminClient(**client_config(kafka_settings))
+    admin.create_topics([NewTopic(dlq, 1, 1, topic_configs={"max.message.bytes": "50000"})])
+    admin.close()
+    world = make_world(kafka_settings.model_copy(update={"topic_dlq": dlq}), redis_settings)
+    world.start()
+    world.send_event("u", ITEMS[0])
+    bad = b"{" * 1_500_000
+    world.producer.send(world.kafka.topic_interactions, key=b"u", value=bad)
+    world.send_event("u", ITEMS[1])
+    world.producer.flush()
+    nothing = confluent_kafka.Producer({"bootstrap.servers": world.kafka.kafka_bootstrap_servers})
+    nothing.produce(world.kafka.topic_interactions, value=None, key=None)  # kafka-python sends no such record
+    assert nothing.flush(20) == 0
+    world.send_event("u", ITEMS[2])
+    world.settled()
+    letters = {bytes(letter.key): letter for letter in world.read(dlq, 2)}
+    cut, empty = dict(letters[b"u"].headers), dict(letters[b""].headers)
+    assert cut["value.bytes"] == b"1500000"
+    assert bad.startswith(letters[b"u"].value)
+    assert 0 < len(letters[b"u"].value) < 50_000
+    assert empty["key"] == b"null"
+    assert letters[b""].value is None
+
+
 def test_an_event_id_is_applied_once_among_the_last_sixteen(world: World) -> None:
     world.start()
     world.send_event("u", ITEMS[0], event_id="first")
@@ -374,8 +405,6 @@ def test_redis_killed_and_back_without_its_last_writes(
 
 @pytest.mark.usefixtures("real_kafka")
 def test_broker_killed_and_back(make_world: MakeWorld, redis_settings: RedisSettings, tmp_path: Path) -> None:
-    from tests.servers import REAL_KAFKA
-
     if not REAL_KAFKA.exists():
         pytest.skip("needs a broker of its own to kill: ../shared/kafka")
     folder = tmp_path / "kafka"
@@ -384,8 +413,6 @@ def test_broker_killed_and_back(make_world: MakeWorld, redis_settings: RedisSett
     node.start()
     kafka = KafkaSettings(kafka_bootstrap_servers=node.bootstrap, kafka_create_topics=True)
     try:
-        from shared.adapters.kafka_reader import ensure_topics
-
         ensure_topics(kafka)
         world = make_world(kafka, redis_settings)
         rng = random.Random(7)
@@ -396,6 +423,61 @@ def test_broker_killed_and_back(make_world: MakeWorld, redis_settings: RedisSett
             node.start()
             world.send(USERS, 300, rng)
             world.settled(60)
+    finally:
+        node.stop()
+
+
+def lose_last_batches(segment: Path, count: int) -> int:
+    """Cut a closed log segment as a machine does that loses its power before the disk has all; records lost."""
+    data, at = segment.read_bytes(), 0
+    begins, records = [], []
+    while at + 61 <= len(data) and (size := int.from_bytes(data[at + 8 : at + 12], "big")):
+        begins.append(at)
+        records.append(int.from_bytes(data[at + 57 : at + 61], "big"))
+        at += 12 + size
+    count = min(count, len(begins))
+    segment.write_bytes(data[: begins[-count]] if count else data)
+    return sum(records[len(records) - count :])
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["while the consumer runs", "while it is away"])
+@pytest.mark.parametrize("more", [1, 400], ids=["few new ones", "more than before"])
+def test_a_broker_that_lost_the_end_of_its_log_doubles_nothing_and_loses_nothing_new(
+    make_world: MakeWorld, redis_settings: RedisSettings, tmp_path: Path, running: bool, more: int
+) -> None:
+    """The new events take the offsets of the lost ones, and reach beyond what was read before, or not."""
+    if not REAL_KAFKA.exists():
+        pytest.skip("needs a broker of its own to kill: ../shared/kafka")
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    node = KafkaNode(folder)
+    node.start()
+    kafka = KafkaSettings(kafka_bootstrap_servers=node.bootstrap, kafka_partitions=2)
+    try:
+        ensure_topics(kafka)
+        world = make_world(kafka, redis_settings)
+        rng = random.Random(11)
+        consumer = world.start()
+        for _ in range(10):
+            world.send(USERS, 30, rng)
+        world.settled(60)
+        time.sleep(1)  # the progress follows within CONSUMER_COMMIT_MS
+        if not running:
+            consumer.kill()
+            consumer.wait()
+        node.kill()
+        segments = sorted((folder / "data").rglob("interactions-[01]/*.log"))
+        assert len(segments) == 2
+        assert sum(lose_last_batches(segment, 5) for segment in segments) > 20
+        node.start()
+        world.producer.close()  # the broker knows nothing of its last records either, and refuses what follows them
+        world.producer = KafkaProducer(**client_config(kafka))
+        world.send(USERS, more, rng)
+        if not running:
+            world.start()
+        world.settled(60)
+        world.send(USERS, 50, rng)
+        world.settled(60)
     finally:
         node.stop()
 

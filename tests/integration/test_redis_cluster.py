@@ -44,6 +44,19 @@ def test_what_a_cluster_cannot_have_is_refused():
             state_store(RedisSettings(**{"redis_cluster": True, **changes}))  # type: ignore[arg-type]
 
 
+def test_it_is_as_full_as_its_fullest_server(cluster: LocalRedisCluster):
+    store = state_store(cluster.settings(redis_prefix="dw:"))
+    whole, limit = store.memory(), 64 << 20
+    victim = cluster.primaries()[1]
+    with victim.client() as client:
+        client.config_set("maxmemory", limit)
+        used = client.info("memory")["used_memory"]
+    told = store.memory()
+    assert whole.limit > told.limit == limit
+    assert told.used == pytest.approx(used, rel=0.2)
+    store.close()
+
+
 def test_a_server_dies_and_what_its_replica_lacks_is_read_again(
     kafka_settings: KafkaSettings, cluster: LocalRedisCluster, tmp_path: Path
 ):

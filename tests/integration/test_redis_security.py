@@ -24,7 +24,7 @@ def test_the_example_names_settings_that_exist_and_works(secure_redis: SecureRed
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("REDIS_PASSWORD", raising=False)
     store = RedisStateStore(RedisSettings())
-    assert len(store.server_id()) == 40
+    assert len(store.server_id().partition("/")[0]) == 40
     store.close()
 
 
@@ -49,7 +49,7 @@ def test_the_files_for_compose_let_one_user_in_and_nobody_else(tmp_path: Path):
 
             def told() -> bool:
                 with contextlib.suppress(Unavailable), contextlib.closing(RedisStateStore(settings)) as store:
-                    return len(store.server_id()) == 40
+                    return bool(store.server_id())
                 return False
 
             until(told, 20, "the user comes in")

@@ -68,15 +68,19 @@ class MemoryTopics:
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
+        self._known = 0
 
     def describe(self, topic: str) -> tuple[str, list[int]]:
         self._broker.check()
         held = self._broker.topics[topic]
         return held.life, list(range(len(held.partitions)))
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
+    def end_offsets(self, topic: str, partitions: Sequence[int] | None = None) -> dict[int, int]:
+        """Where none are named, of those that were there at the first call: a client learns of new ones later."""
         self._broker.check()
-        return {n: len(log) for n, log in enumerate(self._broker.topics[topic].partitions)}
+        logs = self._broker.topics[topic].partitions
+        self._known = min(self._known or len(logs), len(logs))
+        return {n: len(logs[n]) for n in (range(self._known) if partitions is None else partitions)}
 
     def close(self) -> None:
         pass

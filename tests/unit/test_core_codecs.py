@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.adapters.settings import ConsumerSettings
 from shared.core.errors import InvalidEvent, StateDamaged
 from shared.core.events import MAX_TS_MS, EventRules, Interaction, decode, encode
 from shared.core.items_codec import pack_item, pack_items, packed_size, unpack_items
@@ -75,6 +76,14 @@ def test_a_state_comes_back_as_it_was(state, items):
     state.token = back.token
     assert back == state
     assert back.recent_items() == items[-32:]
+
+
+def test_as_many_of_the_longest_items_as_a_setting_allows_fit():
+    (most,) = (rule.le for rule in ConsumerSettings.model_fields["recent_items"].metadata if hasattr(rule, "le"))
+    state = UserState()
+    for n in range(most + 5):
+        state.push_item(f"{n:<256}", most)
+    assert len(decode_state(encode_state(state)).recent_items()) == most
 
 
 @given(st.integers(0, 10_000), st.integers(0, 7))

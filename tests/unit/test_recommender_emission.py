@@ -5,9 +5,12 @@ import json
 import pytest
 
 from services.recommender.cache import Entry, RankingCache
+from services.recommender.emitter import Emitter, EmitterOptions
+from services.recommender.queries import Ids
 from shared.core.errors import Unavailable
 from shared.core.ranking import StateUpdate, encode_update
-from tests.unit.recommender_twins import Twin, ids
+from tests.servers import until
+from tests.unit.recommender_twins import MemoryUpdates, Twin, ids
 
 
 @pytest.fixture
@@ -61,6 +64,31 @@ def test_who_has_no_events_is_removed(twin):
     assert ids(published(twin)["u"])
 
 
+def test_what_a_poll_brought_before_the_next_one_failed_is_read_again(twin):
+    for user in ("u", "v"):
+        twin.act(user, "item-1")
+    reader = MemoryUpdates(twin.broker, "state-updates")
+    poll, polls = reader.poll, []
+
+    def fails_the_second_time(timeout_s, most):
+        polls.append(timeout_s)
+        if len(polls) == 2:
+            raise Unavailable("the broker went away between two polls")
+        return poll(timeout_s, most)
+
+    reader.poll = fails_the_second_time
+    emitter = Emitter(
+        lambda: reader, twin._connect, twin.ranker, Ids(), EmitterOptions("state-updates", "recommendations", 5, 0.05),
+        twin.metrics,
+    )  # fmt: skip
+    tell(twin, "u")
+    with pytest.raises(Unavailable):
+        emitter.round()
+    tell(twin, "v")
+    assert emitter.round() == 2
+    assert published(twin).keys() == {"u", "v"}
+
+
 @pytest.mark.parametrize("away", ["store", "broker"])
 def test_a_failed_round_is_done_again(twin, away):
     twin.act("u", "item-1")
@@ -77,6 +105,20 @@ def test_a_failed_round_is_done_again(twin, away):
     system.available = True
     assert twin.emitter.round() == 1
     assert published(twin)["u"]["items"] == twin.ranking("u", "?k=5")["items"]
+
+
+@pytest.mark.parametrize("error", [Unavailable("Kafka: away"), KeyError("a mistake of ours")])
+def test_a_round_that_fails_is_counted_whatever_it_failed_for(twin, monkeypatch, error):
+    def failing(self):
+        raise error
+
+    monkeypatch.setattr(Emitter, "round", failing)
+    twin.emitter.start()
+    counted = twin.metrics.emission_failures._value.get
+    until(counted, 10, "a failure")
+    twin.emitter.stop()
+    assert counted() == 1
+    assert twin.emitter.problem in (str(error), repr(error))
 
 
 def test_acknowledged_but_not_committed_is_published_again(twin):

@@ -102,6 +102,17 @@ def test_forgetting_leaves_nothing(twin):
     assert all(decode_update(u.value).forgotten for u in updates)
 
 
+def test_forgetting_knows_of_partitions_that_were_just_added(twin):
+    assert twin.call("DELETE", "/v1/users/other").status_code == 204  # by now the ends of four are known
+    twin.broker.add_partitions("interactions", 6)
+    for _ in range(3):
+        twin.broker.append("interactions", b"u", b"{}", partition=5)
+    assert twin.call("DELETE", "/v1/users/u").status_code == 204
+    told = msgspec.json.decode(twin.broker.records("forgets")[-1].value, type=Forget)
+    assert told.end_offsets[5] == 3
+    assert decode_state(twin.store.users["u"]).applied[5][1] == 3
+
+
 def test_forgetting_a_stranger_and_a_damaged_state(twin):
     twin.store.users["damaged"] = b"nonsense of some length, more than the head of a state has" * 2
     for user in ("stranger", "damaged"):

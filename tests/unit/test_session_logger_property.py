@@ -144,3 +144,30 @@ def test_each_event_is_logged_once_and_forgotten_ones_are_gone(story, flush_s, f
     last.upkeep(NEXT_DAY_MS)
     assert world.logged() == expected
     assert last.summary().damaged == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    before=st.text("abcd", min_size=1, max_size=20),
+    after=st.text("abcd", max_size=20),
+    lost=st.integers(1, 30),
+    running=st.booleans(),
+    flush_events=st.integers(1, 7),
+)
+def test_what_a_broker_lost_and_what_took_its_offsets_are_in_the_log_once(before, after, lost, running, flush_events):
+    """Also where the new events reach beyond the lost ones. A logger that is started again sees them come."""
+    world = World(0.0, flush_events)
+    world.send(*before)
+    member = world.member()
+    for _ in range(60):
+        member.turns(1)
+    for partition in (0, 1):
+        world.broker.lose_end("interactions", partition, lost)
+    if not running:
+        member = world.member()
+        member.turns(3)
+    world.send(*after)
+    for _ in range(60):
+        member.turns(1)
+    world.member().all()
+    assert sorted(world.logged()) == sorted(world.expected.items())
