@@ -12,7 +12,6 @@ from shared.core.state import decode_state
 from tests.unit.test_replay_property import NOW_MS, Member, value
 
 BIG = 20 << 20
-MISSING = object()
 
 
 def letters(broker: MemoryBroker) -> list[tuple[bytes | None, int, dict[str, str]]]:
@@ -43,12 +42,12 @@ def log_with(bad_key: bytes | None, bad_value: bytes | None) -> MemoryBroker:
     return broker
 
 
-@pytest.mark.parametrize("limit", [MISSING, 600_000, 100_000, 10_000, 2_000, 0], ids=str)
+@pytest.mark.parametrize("limit", [None, 600_000, 100_000, 10_000, 2_000, 0], ids=str)
 @pytest.mark.parametrize("key", [b"u", b"k" * BIG, None], ids=["key", "large key", "no key"])
-def test_one_that_is_too_large_is_cut_and_what_follows_is_applied(limit: object, key: bytes | None):
+def test_one_that_is_too_large_is_cut_and_what_follows_is_applied(limit: int | None, key: bytes | None):
     """At ``send`` by the producer's own limit, and at ``flush`` by the topic's."""
     broker, store = log_with(key, b"{" * BIG), MemoryStateStore()
-    if isinstance(limit, int):
+    if limit is not None:
         broker.most_bytes["dlq"] = limit
     member = member_on(broker, store)
     for _ in range(40):
@@ -58,7 +57,7 @@ def test_one_that_is_too_large_is_cut_and_what_follows_is_applied(limit: object,
     headers = dict(letter[2])
     assert headers["value.bytes"] == str(BIG)
     assert headers["source.offset"] == "2"
-    assert letter[1] <= (limit if isinstance(limit, int) else 8 << 20)
+    assert letter[1] <= (8 << 20 if limit is None else limit)
     assert member.service.problem is None
 
 
