@@ -16,7 +16,6 @@ from functools import cache
 from typing import Any
 
 import docker
-import redis
 from docker.errors import DockerException
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
@@ -25,7 +24,7 @@ from shared.adapters.kafka_reader import OffsetReader
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import Unavailable
 from tests import compose_files
-from tests.servers import free_port, until
+from tests.servers import free_port, redis_answers, until
 
 _START_S = 120.0
 _ENGINE_S = 20
@@ -98,13 +97,6 @@ def redis_container() -> Iterator[tuple[DockerContainer, str]]:
         url = f"redis://{container.get_container_host_ip()}:{port}/0"
         until(lambda: redis_answers(url), _START_S, f"{service['image']} to answer")
         yield container, url
-
-
-def redis_answers(url: str) -> bool:
-    """Whether the Redis there takes commands."""
-    with contextlib.closing(redis.Redis.from_url(url)) as client, contextlib.suppress(redis.RedisError):
-        return bool(client.ping())
-    return False
 
 
 @contextlib.contextmanager

@@ -57,6 +57,13 @@ def redis_server_path() -> str | None:
     return None
 
 
+def redis_answers(url: str) -> bool:
+    """Whether the Redis there takes commands."""
+    with contextlib.closing(redis.Redis.from_url(url)) as client, contextlib.suppress(redis.RedisError):
+        return bool(client.ping())
+    return False
+
+
 class RedisServer:
     """A redis-server of our own, with its append-only file: it can be killed and started again on its data."""
 
@@ -78,11 +85,7 @@ class RedisServer:
         until(self.answers, what="redis-server")
 
     def answers(self) -> bool:
-        with contextlib.closing(redis.Redis(port=self.port)) as client:
-            try:
-                return bool(client.ping())
-            except redis.RedisError:
-                return False
+        return redis_answers(self.url)
 
     def kill(self) -> None:
         if self.process is not None:

@@ -180,10 +180,10 @@ class BatchProcessor:
     def cut_letters(self) -> bool:
         """The broker did not take a record for its size: send less of each dead letter from now on; whether there is
         less to send."""
-        self._letter_bytes = most = next(self._cuts, None)
+        most = next(self._cuts, None)
         if most is None:
-            self._letter_bytes = 0
             return False
+        self._letter_bytes = most
         log.warning("dead letters are larger than the broker takes: the first %d bytes of key and value are sent", most)
         return True
 

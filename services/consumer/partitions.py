@@ -141,13 +141,14 @@ class Partitions:
     def _continue(
         self, number: int, known: Progress, read: tuple[int, int], life: str, first: int, end: int
     ) -> Progress:
-        """The progress to go on from. read: see InteractionSource.lost_from."""
+        """The progress to go on from. read: offset and epoch, see InteractionSource.lost_from."""
         place = {"topic": self._source.topic, "partition": number}
         if known.incarnation != life:
             log.warning("the topic was made anew: reading it from its start", extra={**place, "offset": first})
             return Progress(life, 0, first, 0, [])
         if has_id(life):
-            began = self._source.lost_from({number: read}).get(number, end)
+            lost = self._source.lost_from(number, *read)
+            began = end if lost is None else lost
             if began < read[0]:
                 # What is left of the log is in the states, and what was lost is, too: only what came since is new.
                 log.error("the broker lost the log from %d on, which was read to %d", began, read[0], extra=place)

@@ -134,10 +134,13 @@ class ConsumerService:
         self._to_drop |= polled.revoked
         self._to_take = (self._to_take - polled.revoked) | polled.assigned
 
-    def _rebalanced(self) -> frozenset[int]:
-        """Drop and take what was noted, with no batch in hand; those taken."""
+    def _drop_noted(self) -> None:
         self._partitions.drop(self._to_drop)
         self._to_drop.clear()
+
+    def _rebalanced(self) -> frozenset[int]:
+        """Drop and take what was noted, with no batch in hand; those taken."""
+        self._drop_noted()
         took = frozenset(self._to_take)
         if took:
             self._partitions.take(took)
@@ -206,8 +209,7 @@ class ConsumerService:
         if isinstance(error, TopicRecreated):
             return
         self._note(poll_without_records(self._source, pause, self._stop))
-        self._partitions.drop(self._to_drop)
-        self._to_drop.clear()
+        self._drop_noted()
 
     def _finish(self) -> None:
         """The orderly end: what was applied is committed, then the group is left."""

@@ -14,24 +14,18 @@ Check = Callable[[], object]
 
 _FRESH_S = 0.5
 """Probes that come closer together share an answer."""
+_SERVING = frozenset({"redis"})
+"""The checks without which no ranking can be given."""
 
 
 class Readiness:
-    """Asks Redis and Kafka when it is asked itself; whoever does not answer in time is not reachable.
-
-    serving: the checks without which no ranking can be given.
-    """
+    """Asks Redis and Kafka when it is asked itself; whoever does not answer in time is not reachable."""
 
     def __init__(
-        self,
-        checks: Mapping[str, Check],
-        notes: Callable[[], Mapping[str, object]],
-        timeout_s: float = 2.0,
-        serving: frozenset[str] = frozenset({"redis"}),
+        self, checks: Mapping[str, Check], notes: Callable[[], Mapping[str, object]], timeout_s: float = 2.0
     ) -> None:
         self._checks = checks
         self._notes = notes
-        self._serving = serving & set(checks)
         self._was_ready = False
         self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(checks)), thread_name_prefix="ready")
@@ -42,8 +36,8 @@ class Readiness:
     def __call__(self, for_traffic: bool = False) -> tuple[bool, dict[str, object]]:
         """(ready, what is known of each part); blocks for the timeout at most.
 
-        for_traffic: whether rankings may be asked for: once all parts were well, those of ``serving`` suffice. So a new
-        process whose settings are wrong never takes over, and an outage of the rest takes no rankings away.
+        for_traffic: whether rankings may be asked for: once all parts were well, Redis suffices. So a new process whose
+        settings are wrong never takes over, and an outage of the rest takes no rankings away.
         """
         with self._lock:
             if self._known is None or time.monotonic() - self._known[0] > _FRESH_S:
@@ -53,7 +47,7 @@ class Readiness:
             ready = well == set(parts)
             self._was_ready |= ready
             if for_traffic and self._was_ready:
-                ready = self._serving <= well
+                ready = well >= _SERVING
         return ready, {**parts, **self._notes()}
 
     def _ask(self) -> dict[str, str]:

@@ -174,26 +174,29 @@ class SessionLogger:
     def _place(self, number: int, life: str, first: int, end: int) -> tuple[int, list[tuple[int, int | None]]]:
         """(The present incarnation of a partition, what is to be read of it)."""
         if has_id(life) and number in self._read:
-            end = max(first, self._source.lost_from({number: self._read[number]}).get(number, end))
+            lost = self._source.lost_from(number, *self._read[number])
+            end = end if lost is None else max(first, lost)
         incarnation = self._log.incarnation(number, life, end)
         begun = self._begun.get(number)
-        original = Progress(life, 0, 0, 0, []).incarnation_id()
-        if not has_id(life) or (incarnation == original and begun is None):
-            return incarnation, self._log.missing(number, incarnation, first, end)
-        known = self._log.known_lives()
-        if begun is not None and begun[0] == life and (number, begun[1]) not in known:
-            return begun[1], [(begun[2], None)]
-        if incarnation == original or (number, incarnation) in known:
-            return incarnation, self._log.missing(number, incarnation, first, end)
-        # The broker lost the end of its log, and offsets began anew within the topic's life. What is left of it is in
-        # our log under the former incarnation: said here, if anything is left, for those who come after us.
+        anew = incarnation != Progress(life, 0, 0, 0, []).incarnation_id()
+        if has_id(life) and (anew or begun is not None):
+            known = self._log.known_lives()
+            if begun is not None and begun[0] == life and (number, begun[1]) not in known:
+                return begun[1], [(begun[2], None)]
+            if anew and (number, incarnation) not in known:
+                self._begin_anew(number, life, incarnation, first, end)
+                return incarnation, [(end, None)]
+        return incarnation, self._log.missing(number, incarnation, first, end)
+
+    def _begin_anew(self, number: int, life: str, incarnation: int, first: int, end: int) -> None:
+        """The broker lost the end of its log, and offsets began anew within the topic's life. What is left of it is in
+        our log under the former incarnation: said there, if anything is left, for those who come after us."""
         place = {"topic": self._source.topic, "partition": number}
         log.error("session log: the broker lost its log from %d on", end, extra=place)
         if first < end:
             self._log.append(LogBatch(number, incarnation, first, end, (), (), int(self._clock() * 1000)))
         self._begun[number] = life, incarnation, end
         self._read.pop(number, None)
-        return incarnation, [(end, None)]
 
     def _add(self, records: Mapping[int, Sequence[Record]]) -> None:
         """Into the buffers, if the topic is still the one whose offsets we know."""

@@ -140,7 +140,7 @@ class KafkaInteractionSource:
             raise unavailable(self._kafka, error) from error
 
     def _lost_end(self, error: kafka_errors.LogTruncationError) -> TopicRecreated:
-        self._note_lost(error, {})
+        self._cuts(error)
         return TopicRecreated(f"topic {self.topic}: the broker lost the end of its log: {error}")
 
     def hold(self) -> None:
@@ -177,30 +177,29 @@ class KafkaInteractionSource:
             raise unavailable(self._kafka, error) from error
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
-    def lost_from(self, read: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    def lost_from(self, partition: int, offset: int, epoch: int) -> int | None:
         """See InteractionSource."""
-        lost: dict[int, int] = {}
-        for number, (offset, epoch) in read.items():
-            tp = TopicPartition(self.topic, number)
-            if epoch < 0 or tp not in self._consumer.assignment():
-                continue
-            self._consumer.pause(tp)
-            self._seek(tp, offset, epoch)
-            for _ in range(2):  # the first may tell of what was found before, of others
-                try:
-                    self._consumer.position(tp, timeout_ms=5000)
-                except kafka_errors.LogTruncationError as error:
-                    self._note_lost(error, lost)
-                except (kafka_errors.KafkaError, OSError) as error:
-                    raise unavailable(self._kafka, error) from error
-        return {number: place for number, place in lost.items() if number in read}
+        tp = TopicPartition(self.topic, partition)
+        if epoch < 0 or tp not in self._consumer.assignment():
+            return None
+        cuts: dict[int, int] = {}
+        self._consumer.pause(tp)
+        self._seek(tp, offset, epoch)
+        for _ in range(2):  # the first may tell of what was found before, of others
+            try:
+                self._consumer.position(tp, timeout_ms=5000)
+            except kafka_errors.LogTruncationError as error:
+                cuts |= self._cuts(error)
+            except (kafka_errors.KafkaError, OSError) as error:
+                raise unavailable(self._kafka, error) from error
+        return cuts.get(partition)
 
-    def _note_lost(self, error: kafka_errors.LogTruncationError, lost: dict[int, int]) -> None:
-        for tp, place in error.divergent_offsets.items():
-            if place is not None:
-                lost[tp.partition] = place.offset
-            else:  # the broker knows nothing of that epoch, and would say so again and again
-                self._without_epochs.add(tp.partition)
+    def _cuts(self, error: kafka_errors.LogTruncationError) -> dict[int, int]:
+        """partition -> where its lost part began."""
+        found = {tp.partition: place for tp, place in error.divergent_offsets.items()}
+        # Of these the broker knows nothing of that epoch, and would say so again and again.
+        self._without_epochs |= {number for number, place in found.items() if place is None}
+        return {number: place.offset for number, place in found.items() if place is not None}
 
     def seek(self, partition: int, offset: int, epoch: int = -1) -> None:
         """See InteractionSource."""

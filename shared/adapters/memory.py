@@ -266,7 +266,7 @@ class MemoryInteractionSource:
         for partition, position in self._positions.items():
             if position is None or self._held or max_records <= 0 or partition >= len(logs):
                 continue
-            if partition in self.lost_from({partition: (position, self._epochs.get(partition, -1))}):
+            if self.lost_from(partition, position, self._epochs.get(partition, -1)) is not None:
                 raise TopicRecreated(f"{self.topic}/{partition}: the broker lost the end of its log")
             if position > len(logs[partition]):
                 raise TopicRecreated(f"offset {position} of {self.topic}/{partition} is outside the log")
@@ -301,15 +301,14 @@ class MemoryInteractionSource:
         logs = self._logs()
         return {p: (0, len(logs[p])) for p in partitions}
 
-    def lost_from(self, read: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    def lost_from(self, partition: int, offset: int, epoch: int) -> int | None:
         """See InteractionSource."""
         logs = self._logs()
-        ends = {
-            number: next((record.offset for record in logs[number] if record.leader_epoch > epoch), len(logs[number]))
-            for number, (_, epoch) in read.items()
-            if epoch >= 0 and number < len(logs)
-        }
-        return {number: end for number, end in ends.items() if end < read[number][0]}
+        if epoch < 0 or partition >= len(logs):
+            return None
+        log = logs[partition]
+        end = next((record.offset for record in log if record.leader_epoch > epoch), len(log))
+        return end if end < offset else None
 
     def seek(self, partition: int, offset: int, epoch: int = -1) -> None:
         """See InteractionSource."""
@@ -333,19 +332,20 @@ class MemoryInteractionSource:
         self._positions.clear()
 
 
+_MOST_BYTES = 8 << 20
+"""Key and value of a record."""
+
+
 def _size(key: bytes | None, value: bytes | None) -> int:
     return len(key or b"") + len(value or b"")
 
 
 class MemoryPublisher:
-    """The Publisher port: records reach the broker at ``flush``.
+    """The Publisher port: records reach the broker at ``flush``. Too large may be one for us, at ``send``, or for its
+    topic, at ``flush``."""
 
-    most_bytes: key and value of a record at ``send``; MemoryBroker.most_bytes: at ``flush``, by topic.
-    """
-
-    def __init__(self, broker: MemoryBroker, most_bytes: int = 8 << 20) -> None:
+    def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
-        self._most_bytes = most_bytes
         self._refused: Unavailable | None = None
         self._queued: list[tuple[str, bytes | None, bytes | None, Headers, int | None]] = []
 
@@ -356,7 +356,7 @@ class MemoryPublisher:
         self._broker.check()
         if key is None and value is None:
             raise Unavailable("a record needs a key or a value")
-        if _size(key, value) > self._most_bytes:
+        if _size(key, value) > _MOST_BYTES:
             raise TooLarge(f"a record of {_size(key, value)} bytes")
         self._queued.append((topic, key, value, headers, partition))
 
@@ -365,7 +365,7 @@ class MemoryPublisher:
         self._broker.check()
         queued, self._queued = self._queued, []
         for topic, key, value, headers, partition in queued:
-            if self._refused is None and _size(key, value) > self._broker.most_bytes.get(topic, 8 << 20):
+            if self._refused is None and _size(key, value) > self._broker.most_bytes.get(topic, _MOST_BYTES):
                 self._refused = TooLarge(f"{topic}: a record of {_size(key, value)} bytes")
             if self._refused is None:
                 self._broker.append(topic, key, value, headers, partition)

@@ -124,11 +124,11 @@ class InteractionSource(Protocol):
     def bounds(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
         """partition -> (first offset that can be read, next offset to be written)."""
 
-    def lost_from(self, read: Mapping[int, tuple[int, int]]) -> dict[int, int]:
-        """Where the broker lost the end of its log, and others may have written since: partition -> the offset from
-        which on its records are not those that were read. Nothing for one where nothing was lost, or cannot be told.
+    def lost_from(self, partition: int, offset: int, epoch: int) -> int | None:
+        """Where the broker lost the end of its log, and others may have written since: the offset from which on its
+        records are not those that were read. None where nothing was lost, or it cannot be told.
 
-        read: partition -> (offset after the last record read, its leader epoch). ``seek`` must follow.
+        offset: after the last record read; epoch: its leader epoch. ``seek`` must follow.
         """
 
     def seek(self, partition: int, offset: int, epoch: int = -1) -> None:

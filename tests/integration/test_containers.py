@@ -7,8 +7,8 @@ import contextlib
 import pytest
 import redis
 
-from tests.containers import redis_answers, redis_container, usable
-from tests.servers import until
+from tests.containers import redis_container, usable
+from tests.servers import redis_answers, until
 
 _FOREIGN = "install -d -o 999 -g 999 -m 700 /data/appendonlydir-of-another && touch /data/root-made"
 _ENTRY_POINT = "find /data ! -user 999 -exec chown 999 {} +"

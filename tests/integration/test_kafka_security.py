@@ -16,7 +16,7 @@ import pytest
 from shared.adapters.kafka import KafkaInteractionSource, KafkaPublisher
 from shared.adapters.kafka_client import TopicAdmin
 from shared.adapters.kafka_reader import KafkaReader
-from shared.adapters.settings import ConsumerSettings
+from shared.adapters.settings import ConsumerSettings, KafkaSettings
 from shared.core.errors import Unavailable
 from tests.certificates import Authority
 from tests.integration.secured_services import Services
@@ -24,8 +24,6 @@ from tests.secure_kafka import SecureKafka
 from tests.secure_redis import SecureRedis
 from tests.security_examples import example
 from tests.servers import REAL_KAFKA, ROOT, until
-
-TOPICS = ("INTERACTIONS", "DLQ", "RECOMMENDATIONS", "ENGAGEMENT", "STATE_UPDATES", "FORGETS")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +59,11 @@ def test_what_is_published_is_read(kafka: SecureKafka, listener: str):
 
 
 def test_who_makes_the_topics_must_be_allowed_to(kafka: SecureKafka):
+    fields = KafkaSettings.model_fields
+    topics = {name.upper(): f"made-here-{fields[name].default}" for name in fields if name.startswith("topic_")}
+
     def make(**changes: str) -> subprocess.CompletedProcess[str]:
-        prefixed = {f"TOPIC_{name}": f"made-here-{name.lower()}" for name in TOPICS}
-        environment = {**os.environ, **kafka.environment(), **prefixed, **changes}
+        environment = {**os.environ, **kafka.environment(), **topics, **changes}
         command = [sys.executable, "-m", "services.stack.topics"]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -71,11 +71,10 @@ def test_who_makes_the_topics_must_be_allowed_to(kafka: SecureKafka):
     assert refused.returncode == 1
     assert "driftwood may not make the topic made-here-interactions (operation Create)" in refused.stderr
     assert refused.stderr.count("\n") == 1
-    kafka.run(example("kafka-acls-topics").replace("--topic ", "--topic made-here-").replace("interactions.dlq", "dlq")
-              .replace("state-updates", "state_updates"))  # fmt: skip
+    kafka.run(example("kafka-acls-topics").replace("--topic ", "--topic made-here-"))
     made = make(KAFKA_SASL_USERNAME="driftwood-topics")
     assert made.returncode == 0, made.stderr
-    assert made.stdout.count("made-here-") == len(TOPICS)
+    assert made.stdout.count("made-here-") == len(topics) == 6
     assert make(KAFKA_SASL_USERNAME="driftwood-topics").stdout == "made: none, all are there\n"
 
 

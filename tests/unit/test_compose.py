@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,29 +50,30 @@ def test_both_composes_take_it():
     }
 
 
-@pytest.mark.parametrize("command", [["docker", "compose"], ["docker-compose"]], ids=["v2", "1.29"])
-def test_compose_itself_reads_it(command: list[str]):
-    """Without an engine: Compose only parses. Where a machine has none of them there is nothing to ask."""
+@pytest.fixture(params=[["docker", "compose"], ["docker-compose"]], ids=["v2", "1.29"])
+def compose(request: pytest.FixtureRequest) -> Callable[..., str]:
+    """What Compose itself says. Without an engine it only parses; where a machine has none there is nothing to ask."""
+    command: list[str] = request.param
     if shutil.which(command[0]) is None or subprocess.run([*command, "version"], capture_output=True).returncode:
         pytest.skip(f"no {' '.join(command)}")
-    told = subprocess.run(
-        [*command, "--profile", "demo", "--profile", "observability", "config", "--services"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    assert set(told.stdout.split()) == set(EVERY)
+
+    def told(*words: str) -> str:
+        done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return told
 
 
-@pytest.mark.parametrize("command", [["docker", "compose"], ["docker-compose"]], ids=["v2", "1.29"])
-def test_a_password_for_redis_goes_in_by_a_second_file(command: list[str], tmp_path: Path):
-    if shutil.which(command[0]) is None or subprocess.run([*command, "version"], capture_output=True).returncode:
-        pytest.skip(f"no {' '.join(command)}")
+def test_compose_itself_reads_it(compose: Callable[..., str]):
+    told = compose("--profile", "demo", "--profile", "observability", "config", "--services")
+    assert set(told.split()) == set(EVERY)
+
+
+def test_a_password_for_redis_goes_in_by_a_second_file(compose: Callable[..., str], tmp_path: Path):
     override = tmp_path / "override.yml"
     override.write_text(security_examples.example("compose-secrets"))
-    files = ["-f", str(COMPOSE), "-f", str(override)]
-    told = subprocess.run([*command, *files, "config"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stderr
-    merged = yaml.safe_load(told.stdout)["services"]
+    merged = yaml.safe_load(compose("-f", str(COMPOSE), "-f", str(override), "config"))["services"]
     plain = services()["redis"]["command"]
     assert merged["redis"]["command"][:-2] == [part for part in plain if part not in ("--protected-mode", "no")]
     assert merged["redis"]["command"][-2:] == ["--aclfile", "/run/secrets/redis_users"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from services.consumer.batch import BatchProcessor
 from shared.adapters.kafka import RenewedPublisher
 from shared.adapters.memory import MemoryBroker, MemoryPublisher, MemoryStateStore
 from shared.core.errors import Unavailable
@@ -23,11 +22,7 @@ def letters(broker: MemoryBroker) -> list[tuple[bytes | None, int, dict[str, str
 
 
 def member_on(broker: MemoryBroker, store: MemoryStateStore) -> Member:
-    member = Member(broker, store)
-    publisher = RenewedPublisher(lambda: MemoryPublisher(broker))
-    for user in (member.service, member.batches):
-        user._publisher = publisher
-    assert isinstance(member.batches, BatchProcessor)
+    member = Member(broker, store, publisher=RenewedPublisher(lambda: MemoryPublisher(broker)))
     member.source.assign([0])
     return member
 

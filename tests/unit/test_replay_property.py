@@ -23,6 +23,7 @@ from shared.adapters.memory import MemoryBroker, MemoryInteractionSource, Memory
 from shared.adapters.memory_cluster import MemoryClusterStateStore
 from shared.core.errors import Unavailable
 from shared.core.events import EventRules
+from shared.core.ports import Publisher
 from shared.core.progress import decode_progress
 from shared.core.state import UserState, decode_state
 from shared.model.inference import InferenceModel
@@ -67,11 +68,12 @@ class Member:
         max_batch: int = 3,
         commit_s: float = 0.0,
         model: Callable[[], InferenceModel | None] = lambda: MODEL,
+        publisher: Publisher | None = None,
     ) -> None:
         metrics = ConsumerMetrics(CollectorRegistry())
         self.metrics = metrics
         self.source = MemoryInteractionSource(broker, "interactions")
-        self.publisher = MemoryPublisher(broker)
+        self.publisher = publisher or MemoryPublisher(broker)
         self.partitions = Partitions(self.source, store, 3600.0, 50)
         engagement = Engagement(SampleRate(1e9, 1.0), "engagement", metrics, OfferBook(3600.0))
         self.batches = BatchProcessor(
