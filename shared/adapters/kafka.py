@@ -29,6 +29,8 @@ _LINGER_MS = 2
 _LINGER_EMBEDDED_MS = 20
 """The embedded broker answers a fetch with one batch of a partition, found by a walk over all that it holds: it keeps
 up only where batches are few."""
+_LOST_S = 5.0
+"""How long a broker has to say where its log was lost."""
 _SAME_LIFE_S = 0.5
 """Where topics have no ids, all that the broker can tell is that a topic is gone: asked only so often."""
 
@@ -185,7 +187,18 @@ class KafkaInteractionSource:
         cuts: dict[int, int] = {}
         self._consumer.pause(tp)
         self._seek(tp, offset, epoch)
-        for _ in range(2):  # the first may tell of what was found before, of others
+        # kafka-python asks the broker only where its own metadata tell of a new leader epoch, and those may be older
+        # than the loss.
+        positions = self._consumer._subscription
+        asked = positions.request_position_validation(tp)
+        deadline = time.monotonic() + _LOST_S
+        while asked and partition not in cuts:  # what was found is told by the call after, or along with others'
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"Kafka at {self._kafka.kafka_bootstrap_servers} did not say where leader epoch {epoch} of"
+                    f" partition {partition} of {self.topic} ended"
+                )
+            asked = positions.is_offset_validation_needed(tp)
             try:
                 self._consumer.position(tp, timeout_ms=5000)
             except kafka_errors.LogTruncationError as error:

@@ -20,13 +20,15 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewPartitions, NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
 
+from shared.adapters.kafka import KafkaInteractionSource
 from shared.adapters.kafka_client import client_config
 from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.redis_store import RedisStateStore
 from shared.adapters.registry import FileModelRegistry
-from shared.adapters.settings import KafkaSettings, RedisSettings
+from shared.adapters.settings import ConsumerSettings, KafkaSettings, RedisSettings
 from shared.adapters.state_stores import state_store
 from shared.core.engagement import Counted, decode_engagement
+from shared.core.errors import Unavailable
 from shared.core.ports import StateStore
 from shared.core.state import decode_state
 from shared.model.inference import InferenceModel
@@ -480,6 +482,56 @@ def test_a_broker_that_lost_the_end_of_its_log_doubles_nothing_and_loses_nothing
         world.settled(60)
     finally:
         node.stop()
+
+
+def test_where_the_log_was_lost_is_told_by_the_broker_also_when_the_metadata_are_older_than_the_loss(
+    tmp_path: Path,
+) -> None:
+    """A client asks for metadata now and then; what others wrote in the meantime takes the place of what was lost."""
+    if not REAL_KAFKA.exists():
+        pytest.skip("needs a broker of its own to kill: ../shared/kafka")
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    node = KafkaNode(folder)
+    node.start()
+    kafka = KafkaSettings(kafka_bootstrap_servers=node.bootstrap, kafka_partitions=1)
+
+    def send(count: int) -> None:
+        producer = KafkaProducer(**client_config(kafka))
+        for _ in range(count):
+            producer.send(kafka.topic_interactions, b"lost or not").get(30)  # a batch each
+        producer.close()
+
+    try:
+        ensure_topics(kafka)
+        send(10)
+        source = KafkaInteractionSource(kafka, ConsumerSettings())
+        try:
+            until(lambda: source.poll(0.2, 100).assigned, what="the partition")
+            source.seek(0, 0)
+            records = until(lambda: source.poll(0.2, 100).records, what="records")[0]
+            assert [record.offset for record in records] == list(range(10))
+            epoch = records[-1].leader_epoch
+            assert source.lost_from(0, 10, epoch) is None
+            node.kill()
+            assert lose_last_batches(next((folder / "data").rglob("interactions-0/*.log")), 3) == 3
+            node.start()
+            send(1)
+            until(lambda: _bounds(source) == (0, 8), what="the broker again")
+            source._consumer._manager.cluster._partitions[kafka.topic_interactions][0].leader_epoch = epoch
+            assert source.lost_from(0, 10, epoch) == 7
+            assert source.lost_from(0, 7, epoch) is None
+        finally:
+            source.close()
+    finally:
+        node.stop()
+
+
+def _bounds(source: KafkaInteractionSource) -> tuple[int, int] | None:
+    try:
+        return source.bounds([0])[0]
+    except Unavailable:
+        return None
 
 
 def test_no_topic_is_said_and_waited_for(world: World, redis_settings: RedisSettings) -> None:
