@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from services.retrainer.cli import add_log_flags, add_train_flags, config_of, finish, read
+from services.retrainer.cli import add_log_flags, add_sequence_flag, add_train_flags, config_of, finish, read
 from services.retrainer.progress import ProgressReport
 from services.retrainer.recipe import advancing, holdout_share, sessions_of
 from shared.adapters.settings import EventSettings
@@ -48,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", required=True, help="the log to train from")
     parser.add_argument("--test", help="the log to rank; default: the newest part of the other, then not trained on")
     parser.add_argument("--only", default=",".join(VARIANTS), metavar="NAMES", help="of: %(default)s")
-    add_log_flags(parser, sequence="auto")
+    add_log_flags(parser)
+    add_sequence_flag(parser, "auto")
     add_train_flags(parser)
     args = parser.parse_args(argv)
-    return finish(lambda: _compare(args), args.threads)
+    return finish(lambda: _compare(args), args)
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:

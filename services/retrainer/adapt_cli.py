@@ -44,7 +44,7 @@ TUNE_RATE = 1.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Last line of stdout: {"policies": {name: {"recall20", "mrr20", "trainings", "train_s", ...}}, "events", ...}."""
     args = _parser().parse_args(argv)
-    return finish(lambda: _adapt(args), args.threads)
+    return finish(lambda: _adapt(args), args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slice", type=float, default=120.0, metavar="S", help="of the log, tested together")
     parser.add_argument("--score-every", type=int, default=1, metavar="N", help="rank one in N of the tested events")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="policies side by side")
-    add_log_flags(parser, sequence="user")
+    add_log_flags(parser)
     add_train_flags(parser)
     return parser
 
@@ -71,8 +71,6 @@ def _adapt(args: argparse.Namespace) -> dict[str, Any]:
     unknown = set(names) - set(NAMES)
     if unknown or not names:
         raise SettingsInvalid(f"--policies {args.policies}: there are {', '.join(NAMES)}")
-    if args.sequence != "user" or args.resume:
-        raise SettingsInvalid("adapt carries a user's state through all sessions, and begins anew each time")
     began = time.monotonic()
     errors = Console(stderr=True)
     work = _prepare(args, lambda text: errors.print(text, highlight=False, soft_wrap=True))

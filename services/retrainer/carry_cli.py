@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="carry", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", required=True, help="a log with users and sessions")
     parser.add_argument("--events", type=int, default=0, help="only the first so many of the log; default: all")
-    add_log_flags(parser, sequence="auto")
+    add_log_flags(parser)
     add_train_flags(parser)
     args = parser.parse_args(argv)
-    return finish(lambda: _compare(args), args.threads)
+    return finish(lambda: _compare(args), args)
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:

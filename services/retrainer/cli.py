@@ -23,8 +23,8 @@ each of its many short parallel sections waits for the slower core; and a retrai
 INTERRUPTED = 130
 
 
-def add_log_flags(parser: argparse.ArgumentParser, sequence: str) -> None:
-    """How to read a log; ``sequence`` is the default of that flag."""
+def add_log_flags(parser: argparse.ArgumentParser) -> None:
+    """How to read a log."""
     parser.add_argument("--format", metavar="NAME", help=f"layout of the log: {', '.join({**FAMILIES, **FORMATS})}")
     parser.add_argument(
         "--column",
@@ -33,6 +33,10 @@ def add_log_flags(parser: argparse.ArgumentParser, sequence: str) -> None:
         metavar="OURS=THEIRS",
         help=f"our column ({', '.join(COLUMNS)}) = the file's; may be repeated",
     )
+
+
+def add_sequence_flag(parser: argparse.ArgumentParser, sequence: str) -> None:
+    """How to cut a log; ``sequence`` is the default."""
     parser.add_argument(
         "--sequence",
         choices=("auto", "session", "user"),
@@ -50,9 +54,13 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of TrainConfig"
     )
+    parser.add_argument("--threads", type=int, default=THREADS, help="results depend on it in the last bits")
+
+
+def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
+    """How to go on with a training that was interrupted."""
     parser.add_argument("--resume", action="store_true", help="go on from the last epoch of the same run")
     parser.add_argument("--checkpoints", default=".run/train", metavar="FOLDER")
-    parser.add_argument("--threads", type=int, default=THREADS, help="results depend on it in the last bits")
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
@@ -89,17 +97,17 @@ def _pairs(texts: list[str], flag: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def finish(work: Callable[[], dict[str, Any] | None], threads: int) -> int:
+def finish(work: Callable[[], dict[str, Any] | None], args: argparse.Namespace) -> int:
     """Run, print the result (None: there is none to print) as the last line, and return the exit status: 2 with one
-    clear line for bad input."""
-    torch.set_num_threads(max(1, threads))
+    clear line for bad input. args: with the flags of ``add_train_flags``."""
+    torch.set_num_threads(max(1, args.threads))
     try:
         result = work()
     except DriftwoodError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last epoch", file=sys.stderr)
+        print("interrupted" + ("; --resume goes on from the last epoch" if "resume" in args else ""), file=sys.stderr)
         return INTERRUPTED
     if result is not None:
         print(json.dumps(result), flush=True)

@@ -11,7 +11,15 @@ from typing import Any
 
 import polars as pl
 
-from services.retrainer.cli import add_log_flags, add_train_flags, config_of, finish, read
+from services.retrainer.cli import (
+    add_checkpoint_flags,
+    add_log_flags,
+    add_sequence_flag,
+    add_train_flags,
+    config_of,
+    finish,
+    read,
+)
 from services.retrainer.progress import ProgressReport
 from services.retrainer.recipe import Run, advancing, measured, sessions_of
 from shared.adapters.registry import FileModelRegistry
@@ -28,10 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", required=True, help="the log to rank: items that training has not seen are dropped")
     parser.add_argument("--model-uri", help="evaluate a published model of this registry")
     parser.add_argument("--version", help="of the published model; default: the current one")
-    add_log_flags(parser, sequence="auto")
+    add_log_flags(parser)
+    add_sequence_flag(parser, "auto")
     add_train_flags(parser)
+    add_checkpoint_flags(parser)
     args = parser.parse_args(argv)
-    return finish(lambda: _published(args) if args.model_uri else _fresh(args), args.threads)
+    return finish(lambda: _published(args) if args.model_uri else _fresh(args), args)
 
 
 def _fresh(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.retrainer.cli import add_log_flags, add_train_flags, config_of, finish, read
+from services.retrainer.cli import (
+    add_checkpoint_flags,
+    add_log_flags,
+    add_sequence_flag,
+    add_train_flags,
+    config_of,
+    finish,
+    read,
+)
 from services.retrainer.progress import ProgressReport
 from services.retrainer.recipe import Run, learnable, train_model
 from shared.adapters.registry import FileModelRegistry
@@ -33,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what to publish: the evaluated model after it has learnt the held-out sessions too; one trained anew on "
         "all; or the evaluated one as it is",
     )
-    add_log_flags(parser, sequence="user")
+    add_log_flags(parser)
+    add_sequence_flag(parser, "user")
     add_train_flags(parser)
+    add_checkpoint_flags(parser)
     args = parser.parse_args(argv)
-    return finish(lambda: _train(args), args.threads)
+    return finish(lambda: _train(args), args)
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any] | None:

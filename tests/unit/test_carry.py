@@ -78,3 +78,10 @@ def test_ranks_belong_to_their_rows() -> None:
     assert np.flatnonzero(ranks_of(weights, LOG, catalogue, "session", 0)).tolist() == [2, 4, 5]
     assert np.flatnonzero(ranks_of(weights, LOG, catalogue, "user", 0)).tolist() == [2, 3, 4, 5, 6]
     assert np.flatnonzero(ranks_of(weights, LOG, catalogue, "user", 4)).tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize("flag", [["--sequence", "user"], ["--resume"]], ids=["sequence", "resume"])
+def test_a_flag_that_could_change_nothing_is_refused(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        carry_cli.main(["--data", "log.csv", *flag])
+    assert flag[0] in capsys.readouterr().err
