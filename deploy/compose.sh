@@ -3,6 +3,7 @@
 #
 #   COMPOSE    the command to use: "docker compose" where there is one, else docker-compose
 #   UP_WAIT_S  how long `up` waits for everything to be healthy, after the start; 300 seconds
+#   UP_BUILD   "no": `up` takes the image as it is; else it is built from what is here, which takes seconds if nothing changed
 #   SCALE      for `up`, as in SCALE="consumer=3"
 set -eu
 cd "$(dirname "$0")/.."
@@ -55,8 +56,10 @@ address() { # LABEL SERVICE PORT [SCHEME] [NOTE]
 }
 
 up() {
-  # shellcheck disable=SC2086 - several scales are several words
-  compose up --detach $(for scale in ${SCALE:-}; do echo "--scale $scale"; done)
+  hidden=$(find deploy/prometheus deploy/grafana ! -perm -004 | head -n 1)
+  [ -z "$hidden" ] || fail "Prometheus and Grafana may not read $hidden: chmod -R o+rX deploy/prometheus deploy/grafana"
+  # shellcheck disable=SC2046 - several scales are several words
+  compose up --detach $([ "${UP_BUILD:-}" = no ] || echo --build) $(for scale in ${SCALE:-}; do echo "--scale $scale"; done)
   wait_until_healthy
   echo "Driftwood is up:"
   address "console, API" recommender 8080 http:// "   (calls: /docs)"
@@ -69,8 +72,9 @@ size() {
   image=$(setting DRIFTWOOD_IMAGE)
   base=$(setting PYTHON_IMAGE)
   bytes=$(docker image inspect --format '{{.Size}}' "$image") || fail "no image $image yet: $COMPOSE build"
-  under=$(docker image inspect --format '{{.Size}}' "$base" 2>/dev/null || echo 0)
-  echo "$image: $((bytes / 1000000)) MB, of these $((under / 1000000)) MB from $base"
+  # BuildKit keeps no image of the base, unless somebody pulled it.
+  under=$(docker image inspect --format '{{.Size}}' "$base" 2>/dev/null || true)
+  echo "$image: $((bytes / 1000000)) MB${under:+, of these $((under / 1000000)) MB from $base}"
 }
 
 case "${1:-}" in

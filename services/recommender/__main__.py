@@ -296,15 +296,22 @@ def main(arguments: Sequence[str] = ()) -> int:
     limits = ConnectionLimits(http.http_max_connections, http.http_max_header_bytes, http.http_header_timeout_s)
     trusted = listed(http.http_trusted_proxies)
     server = http_server(build_app(system.parts), http.http_host, http.http_port, limits, trusted, system.metrics)
-    # uvicorn raises the signal that ended it once more when it is done: then ours only notes it, and the rest stops.
+
+    def on_signal(number: int, _frame: object) -> None:
+        # While the model is read; later uvicorn's own, which raises the signal once more when it is done.
+        log.info("stopping", extra={"signal": number})
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: log.info("stopping", extra={"signal": received}))
+        signal.signal(number, on_signal)
     system.start()
-    log.info("recommender starts", extra={"host": http.http_host, "port": http.http_port})
-    server.run()
+    stopped = server.should_exit
+    if not stopped:
+        log.info("recommender starts", extra={"host": http.http_host, "port": http.http_port})
+        server.run()
     system.stop()
     log.info("recommender stopped")
-    return 0 if server.started else 1
+    return 0 if stopped or server.started else 1
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ class ConnectionLimits:
     header_timeout_s: float = 10.0
 
 
-def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str], None]) -> type[HttpToolsProtocol]:
-    """The protocol class for uvicorn. rejected: told the reason of each connection that is ended.
+def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str, int | None], None]) -> type[HttpToolsProtocol]:
+    """The protocol class for uvicorn. rejected: told the reason of each connection that is ended, and the status that
+    it got, if any.
 
     Over the limit of connections, probes are still answered: an orchestrator that gets no answer ends the process, and
     with it the connections that fill it.
@@ -111,7 +112,7 @@ def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str], None]) 
                 text = f"the head of the request took more than HTTP_HEADER_TIMEOUT_S={limits.header_timeout_s:g}"
                 self._end(408, text, "header_time")
             elif not self.transport.is_closing():
-                rejected("header_time")
+                rejected("header_time", None)
                 self.transport.close()  # it never said anything: neither do we
 
         def _too_many(self) -> None:
@@ -124,10 +125,11 @@ def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str], None]) 
         def _end(self, status: int, text: str, reason: str) -> None:
             if self.transport.is_closing():
                 return
-            rejected(reason)
-            self._head_came()
             # Where an earlier request of this connection is being answered, ours would stand in the middle of that.
-            if self.cycle is None or self.cycle.response_complete:
+            answers = self.cycle is None or self.cycle.response_complete
+            rejected(reason, status if answers else None)
+            self._head_came()
+            if answers:
                 reply = error_reply(status, text)
                 lines = [b"HTTP/1.1 %d %s" % (status, _PHRASES[status])]
                 lines += [name + b": " + value for name, value in reply.raw_headers()]

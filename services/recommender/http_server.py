@@ -45,12 +45,18 @@ def http_server(
     app: App, host: str, port: int, limits: ConnectionLimits, trusted: Sequence[str], metrics: RecommenderMetrics
 ) -> uvicorn.Server:
     """uvicorn, not started yet. trusted: proxies whose X-Forwarded-For is believed."""
+
+    def rejected(reason: str, status: int | None) -> None:
+        metrics.rejected.labels(reason).inc()
+        if status is not None:
+            metrics.requests.labels("rejected", str(status)).inc()
+
     return uvicorn.Server(
         uvicorn.Config(
             app,
             host=host,
             port=port,
-            http=limited_protocol(limits, lambda reason: metrics.rejected.labels(reason).inc()),
+            http=limited_protocol(limits, rejected),
             ws="none",
             lifespan="off",
             access_log=False,

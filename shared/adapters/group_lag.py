@@ -5,7 +5,7 @@ from __future__ import annotations
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from shared.adapters.kafka_client import BOOTSTRAP_MS, bounded, connected, unavailable
+from shared.adapters.kafka_client import bounded, connected, unavailable
 from shared.adapters.settings import KafkaSettings
 
 
@@ -16,9 +16,7 @@ class GroupLag:
         """Raises Unavailable."""
         self._settings = settings
         self._topic = topic
-        self._consumer = connected(
-            KafkaConsumer, settings, group_id=group, enable_auto_commit=False, bootstrap_timeout_ms=BOOTSTRAP_MS
-        )
+        self._consumer = connected(KafkaConsumer, settings, group_id=group, enable_auto_commit=False)
 
     def lag(self) -> int:
         """Records of all partitions that the group has not committed yet. Raises Unavailable."""

@@ -83,7 +83,7 @@ def connected(kind: Callable[..., T], settings: KafkaSettings, **options: Any) -
     """
     if not settings.kafka_api_version:
         check(settings)
-    config = client_config(settings) | options
+    config = {"bootstrap_timeout_ms": _BOOTSTRAP_MS, **client_config(settings), **options}
     network = config.pop("kafka_client", KafkaNetClient)
     begun: list[KafkaNetClient] = []
 
@@ -107,8 +107,9 @@ def abandon(client: Any) -> None:
         threading.Thread(target=client.close, name="kafka-close", daemon=True).start()
 
 
-BOOTSTRAP_MS = 7000
-"""For clients that are made within ``bounded``: they give up before it does."""
+_BOOTSTRAP_MS = 7000
+"""Clients that are made within ``bounded`` give up before it does; and a service that is told to stop while Kafka is
+away ends within the time that orchestrators allow."""
 _SILENT = (TimeoutError, kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)
 
 
@@ -153,9 +154,7 @@ class TopicAdmin:
 
     def _admin(self) -> KafkaAdminClient:
         if self._client is None:
-            self._client = connected(
-                KafkaAdminClient, self._settings, request_timeout_ms=5000, bootstrap_timeout_ms=BOOTSTRAP_MS
-            )
+            self._client = connected(KafkaAdminClient, self._settings, request_timeout_ms=5000)
             self._cluster = str(self._client.describe_cluster().get("cluster_id", ""))
         return self._client
 

@@ -9,7 +9,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
-from shared.adapters.kafka_client import BOOTSTRAP_MS, abandon, bounded, connected, unavailable
+from shared.adapters.kafka_client import abandon, bounded, connected, unavailable
 from shared.adapters.kafka_group import Membership
 from shared.adapters.settings import KafkaSettings
 from shared.core.errors import NotAllowed, Unavailable
@@ -18,8 +18,10 @@ from shared.core.ports import Record
 
 def topic_configs(settings: KafkaSettings) -> dict[str, dict[str, str]]:
     """Every topic of ours and the settings that it is made with."""
+    # Of three copies two must have a record before it counts as written: by itself Kafka is content with the leader's.
+    safe = {"min.insync.replicas": "2"} if settings.kafka_replication >= 3 else {}
     big = {"max.message.bytes": str(settings.kafka_max_message_bytes)}
-    return {
+    configs = {
         settings.topic_interactions: {"retention.ms": str(30 * 86_400_000), **big},
         settings.topic_recommendations: {"cleanup.policy": "compact"},
         settings.topic_engagement: {"retention.ms": str(30 * 86_400_000)},
@@ -27,6 +29,7 @@ def topic_configs(settings: KafkaSettings) -> dict[str, dict[str, str]]:
         settings.topic_dlq: {"retention.ms": str(30 * 86_400_000), **big},
         settings.topic_forgets: {"cleanup.policy": "compact"},
     }
+    return {name: config | safe for name, config in configs.items()}
 
 
 _REFUSED = (kafka_errors.TopicAuthorizationFailedError, kafka_errors.ClusterAuthorizationFailedError)
@@ -162,7 +165,6 @@ class OffsetReader:
                 self._settings,
                 enable_auto_commit=False,
                 request_timeout_ms=10_000,
-                bootstrap_timeout_ms=BOOTSTRAP_MS,
                 metadata_max_age_ms=10_000,
             )
         if partitions is None:

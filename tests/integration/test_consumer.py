@@ -161,15 +161,15 @@ class World:
             process.wait()
 
 
-MakeWorld = Callable[[KafkaSettings, RedisSettings], World]
+MakeWorld = Callable[..., World]
 
 
 @pytest.fixture
 def make_world(tmp_path: Path) -> Iterator[MakeWorld]:
     worlds: list[World] = []
 
-    def make(kafka: KafkaSettings, redis: RedisSettings) -> World:
-        worlds.append(World(kafka, redis, tmp_path))
+    def make(kafka: KafkaSettings, redis: RedisSettings, folder: Path = tmp_path) -> World:
+        worlds.append(World(kafka, redis, folder))
         return worlds[-1]
 
     yield make
@@ -442,89 +442,100 @@ def lose_last_batches(segment: Path, count: int) -> int:
     return sum(records[len(records) - count :])
 
 
-@pytest.mark.parametrize("running", [True, False], ids=["while the consumer runs", "while it is away"])
-@pytest.mark.parametrize("more", [1, 400], ids=["few new ones", "more than before"])
+class Losing:
+    """Consumers of one broker, each with topics, a group and a part of Redis of its own."""
+
+    def __init__(self, make_world: MakeWorld, redis: RedisSettings, folder: Path) -> None:
+        (folder / "kafka").mkdir()
+        self.node = KafkaNode(folder / "kafka")
+        self._make_world, self._redis, self._folder = make_world, redis, folder
+        self.rng = random.Random(11)
+
+    def kafka(self, name: str, partitions: int) -> KafkaSettings:
+        topics = {field: f"{name}-{field}" for field in KafkaSettings.model_fields if field.startswith("topic_")}
+        kafka = KafkaSettings(kafka_bootstrap_servers=self.node.bootstrap, kafka_partitions=partitions, **topics)
+        ensure_topics(kafka)
+        return kafka
+
+    def begin(self, name: str) -> World:
+        redis = self._redis.model_copy(update={"redis_prefix": f"{self._redis.redis_prefix}{name}:"})
+        (self._folder / name).mkdir()
+        world = self._make_world(self.kafka(name, 2), redis, self._folder / name)
+        world.start(consumer_group=name)
+        return world
+
+    def lose_last_batches(self, kafka: KafkaSettings, count: int) -> int:
+        """Records lost, of all partitions."""
+        segments = list((self._folder / "kafka" / "data").rglob(f"{kafka.topic_interactions}-[0-9]/*.log"))
+        assert len(segments) == kafka.kafka_partitions
+        return sum(lose_last_batches(segment, count) for segment in segments)
+
+
 def test_a_broker_that_lost_the_end_of_its_log_doubles_nothing_and_loses_nothing_new(
-    make_world: MakeWorld, redis_settings: RedisSettings, tmp_path: Path, running: bool, more: int
+    make_world: MakeWorld, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    """The new events take the offsets of the lost ones, and reach beyond what was read before, or not."""
+    """The new events take the offsets of the lost ones, and reach beyond what was read before, or not; while the
+    consumer runs, and while it is away. And the broker is asked where its log was lost: what a client remembers of its
+    leaders may be older than the loss."""
     if not REAL_KAFKA.exists():
         pytest.skip("needs a broker of its own to kill: ../shared/kafka")
-    folder = tmp_path / "kafka"
-    folder.mkdir()
-    node = KafkaNode(folder)
+    losing = Losing(make_world, redis_settings, tmp_path)
+    node, rng = losing.node, losing.rng
     node.start()
-    kafka = KafkaSettings(kafka_bootstrap_servers=node.bootstrap, kafka_partitions=2)
     try:
-        ensure_topics(kafka)
-        world = make_world(kafka, redis_settings)
-        rng = random.Random(11)
-        consumer = world.start()
-        for _ in range(10):
-            world.send(USERS, 30, rng)
-        world.settled(60)
+        source = KafkaInteractionSource(asked := losing.kafka("asked", 1), ConsumerSettings(consumer_group="asked"))
+        _send_one_by_one(asked, 10)
+        worlds = {
+            (running, more): losing.begin(f"{'running' if running else 'away'}-{more}")
+            for running, more in itertools.product((True, False), (1, 400))
+        }
+        for world in worlds.values():
+            for _ in range(10):
+                world.send(USERS, 30, rng)
+        for world in worlds.values():
+            world.settled(60)
+        until(lambda: source.poll(0.2, 100).assigned, what="the partition")
+        source.seek(0, 0)
+        records = until(lambda: source.poll(0.2, 100).records, what="records")[0]
+        epoch = records[-1].leader_epoch
+        assert source.lost_from(0, 10, epoch) is None
         time.sleep(1)  # the progress follows within CONSUMER_COMMIT_MS
-        if not running:
-            consumer.kill()
-            consumer.wait()
+        for (running, _), world in worlds.items():
+            if not running:
+                world.processes[-1].kill()
+                world.processes[-1].wait()
         node.kill()
-        segments = sorted((folder / "data").rglob("interactions-[01]/*.log"))
-        assert len(segments) == 2
-        assert sum(lose_last_batches(segment, 5) for segment in segments) > 20
+        assert losing.lose_last_batches(asked, 3) == 3
+        for world in worlds.values():
+            assert losing.lose_last_batches(world.kafka, 5) > 20
         node.start()
-        world.producer.close()  # the broker knows nothing of its last records either, and refuses what follows them
-        world.producer = KafkaProducer(**client_config(kafka))
-        world.send(USERS, more, rng)
-        if not running:
-            world.start()
-        world.settled(60)
-        world.send(USERS, 50, rng)
-        world.settled(60)
+        for (running, more), world in worlds.items():
+            world.producer.close()  # the broker forgot its last records, and refuses what would follow them
+            world.producer = KafkaProducer(**client_config(world.kafka))
+            world.send(USERS, more, rng)
+            if not running:
+                world.start(consumer_group=f"away-{more}")
+        _send_one_by_one(asked, 1)
+        until(lambda: _bounds(source) == (0, 8), what="the broker again")
+        source._consumer._manager.cluster._partitions[asked.topic_interactions][0].leader_epoch = epoch
+        assert source.lost_from(0, 10, epoch) == 7
+        assert source.lost_from(0, 7, epoch) is None
+        for world in worlds.values():
+            world.settled(60)
+            world.send(USERS, 50, rng)
+        for world in worlds.values():
+            world.settled(60)
+        source.close()
     finally:
         node.stop()
 
 
-def test_where_the_log_was_lost_is_told_by_the_broker_also_when_the_metadata_are_older_than_the_loss(
-    tmp_path: Path,
-) -> None:
-    """A client asks for metadata now and then; what others wrote in the meantime takes the place of what was lost."""
-    if not REAL_KAFKA.exists():
-        pytest.skip("needs a broker of its own to kill: ../shared/kafka")
-    folder = tmp_path / "kafka"
-    folder.mkdir()
-    node = KafkaNode(folder)
-    node.start()
-    kafka = KafkaSettings(kafka_bootstrap_servers=node.bootstrap, kafka_partitions=1)
-
-    def send(count: int) -> None:
-        producer = KafkaProducer(**client_config(kafka))
-        for _ in range(count):
-            producer.send(kafka.topic_interactions, b"lost or not").get(30)  # a batch each
-        producer.close()
-
-    try:
-        ensure_topics(kafka)
-        send(10)
-        source = KafkaInteractionSource(kafka, ConsumerSettings())
-        try:
-            until(lambda: source.poll(0.2, 100).assigned, what="the partition")
-            source.seek(0, 0)
-            records = until(lambda: source.poll(0.2, 100).records, what="records")[0]
-            assert [record.offset for record in records] == list(range(10))
-            epoch = records[-1].leader_epoch
-            assert source.lost_from(0, 10, epoch) is None
-            node.kill()
-            assert lose_last_batches(next((folder / "data").rglob("interactions-0/*.log")), 3) == 3
-            node.start()
-            send(1)
-            until(lambda: _bounds(source) == (0, 8), what="the broker again")
-            source._consumer._manager.cluster._partitions[kafka.topic_interactions][0].leader_epoch = epoch
-            assert source.lost_from(0, 10, epoch) == 7
-            assert source.lost_from(0, 7, epoch) is None
-        finally:
-            source.close()
-    finally:
-        node.stop()
+def _send_one_by_one(kafka: KafkaSettings, count: int) -> None:
+    """A batch each."""
+    producer = KafkaProducer(**client_config(kafka))
+    for _ in range(count):
+        producer.send(kafka.topic_interactions, b"lost or not").get(30)
+    producer.close()
 
 
 def _bounds(source: KafkaInteractionSource) -> tuple[int, int] | None:

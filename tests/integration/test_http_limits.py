@@ -168,6 +168,7 @@ def test_connections_beyond_the_limit_get_503(serve: Serve):
                 assert answer(last).startswith(b"HTTP/1.1 503 ")
             assert answer(silent[0]) == b""
     assert served.rejected("connections") == 2
+    assert served.twin.metrics.requests.labels("rejected", "503")._value.get() == 2  # what alerts look at
     until(lambda: httpx.get(f"{served.url}/healthz").status_code == 200, 10, "there is room again")
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import torch
 
-from shared.adapters.settings import RedisSettings
+from shared.adapters.settings import KafkaSettings, RedisSettings
+from tests.conftest import service_env
 from tests.integration.recommender_process import Process
-from tests.servers import RedisServer, free_port, until
+from tests.servers import ROOT, RedisServer, free_port, until
 from tests.unit.recommender_twins import ITEMS, weights
 
 
@@ -37,6 +40,33 @@ def test_the_loop_from_http_to_http_and_topic(system: Process) -> None:
     until(lambda: system.published().get(user, "") is None, 30, "the ranking is gone from the topic")
     system.send(user, "item-9")
     until(lambda: system.ranking(path)["items"] == system.session(["item-9"])["items"], 30, "the user is back")
+
+
+def test_told_to_stop_while_it_reads_its_model(tmp_path: Path) -> None:
+    """As when an orchestrator changes its mind: it must not begin to serve, and not wait to be killed."""
+    slow = """
+import sys, time
+import services.recommender.__main__ as recommender
+start = recommender.System.start
+def slowly(system):
+    print("reads", flush=True)
+    time.sleep(1)
+    start(system)
+recommender.System.start = slowly
+sys.exit(recommender.main())
+"""
+    nobody = KafkaSettings(kafka_bootstrap_servers=f"127.0.0.1:{free_port()}")
+    redis = RedisSettings(redis_url=f"redis://127.0.0.1:{free_port()}")  # type: ignore[arg-type]
+    env = service_env(nobody, redis, tmp_path / "models", http_host="127.0.0.1", http_port=free_port())
+    process = subprocess.Popen([sys.executable, "-c", slow], cwd=ROOT, env=env, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"reads\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_no_model_then_one_then_a_damaged_one(system: Process) -> None:
@@ -103,7 +133,7 @@ def test_it_starts_and_says_so_without_kafka(system: Process) -> None:
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert time.monotonic() - began < 5
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(25) == 0  # Docker and Kubernetes wait for 30 s by themselves
 
 
 def test_sigterm_finishes_what_was_begun(system: Process) -> None:

@@ -214,6 +214,8 @@ def test_redis_keeps_all_it_has_answered_and_fits_its_container():
     assert given["--appendfsync"] in ("everysec", "always")
     assert given["--maxmemory-policy"] == "noeviction"
     assert 2 * in_bytes(given["--maxmemory"]) <= in_bytes(services()["redis"]["mem_limit"])
+    # Whoever raises the one in .env finds the other beside it.
+    assert "mem_limit: ${REDIS_MEMORY:-1536m}" in COMPOSE.read_text()
 
 
 def test_the_broker_may_run_what_it_unpacks():
@@ -238,6 +240,13 @@ def test_topics_have_their_settings():
     assert all("retention.ms" in configs[name] for name in set(configs) - compacted)
 
 
+def test_three_copies_are_two_before_a_record_counts():
+    """acks=all waits for the copies in sync, and by Kafka's default the leader alone is enough of those."""
+    for replication, least in ((1, None), (2, None), (3, "2"), (5, "2")):
+        configs = topic_configs(KafkaSettings(kafka_replication=replication)).values()
+        assert {config.get("min.insync.replicas") for config in configs} == {least}
+
+
 def test_mounted_files_are_there():
     for name in ("prometheus",):
         for volume in services()[name]["volumes"]:
@@ -255,7 +264,46 @@ def test_the_image_is_small_and_safe():
     assert "--no-cache-dir" in build
     assert re.search(r"^USER 10001:10001$", last, re.M)
     assert not re.search(r"^ADD |^(ARG|ENV) .*(PASSWORD|SECRET|TOKEN|KEY)", DOCKERFILE, re.M)
+    # Also from a checkout that its owner alone may read, and before byte code is written.
+    assert build.index("COPY shared") < build.index("RUN chmod -R a+rX /app") < build.index("RUN PYTHONPATH")
     assert "--mount" not in DOCKERFILE, "the builder of docker-compose 1.29 knows no BuildKit syntax"
+
+
+STUB = """#!/bin/sh
+echo "$*" >>"$0.asked"
+case "$*" in
+  "image inspect --format {{.Size}} driftwood:0.1.0") echo 1425000000 ;;
+  "image inspect --format {{.Size}} python:3.11-slim") [ -n "$BASE" ] && echo "$BASE" ;;
+  *ps\\ -q*) ;;
+esac
+"""
+
+
+@pytest.fixture
+def make_up(tmp_path: Path) -> Callable[..., tuple[str, list[str]]]:
+    """deploy/compose.sh with a docker that only notes what it is asked: (what it prints, the questions)."""
+    stub = tmp_path / "docker"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+
+    def run(word: str, **environment: str) -> tuple[str, list[str]]:
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", **environment}
+        told = subprocess.run(["sh", ROOT / "deploy/compose.sh", word], env=env, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        return told.stdout, Path(f"{stub}.asked").read_text().splitlines()
+
+    return run
+
+
+def test_make_up_runs_what_is_checked_out(make_up: Callable[..., tuple[str, list[str]]]):
+    """An image of an older checkout has the same tag."""
+    assert "compose up --detach --build --scale consumer=3" in make_up("up", SCALE="consumer=3")[1]
+    assert make_up("up", UP_BUILD="no")[1].count("compose up --detach") == 1
+
+
+def test_image_size_is_silent_on_a_base_that_docker_does_not_keep(make_up: Callable[..., tuple[str, list[str]]]):
+    assert make_up("size")[0] == "driftwood:0.1.0: 1425 MB\n"
+    assert make_up("size", BASE="559000000")[0] == "driftwood:0.1.0: 1425 MB, of these 559 MB from python:3.11-slim\n"
 
 
 def test_only_what_the_image_needs_goes_to_the_builder():
