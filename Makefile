@@ -72,7 +72,7 @@ lint: $(READY)
 	$(PY) -m mypy
 
 audit: $(READY)
-	@$(PY) -m pip install --quiet --upgrade pip && $(PIP) --quiet pip-audit && mkdir -p .run
+	@$(PY) -m pip install --quiet --upgrade pip && $(PIP) --quiet --editable '.[audit]' && mkdir -p .run
 	@# Local versions, as of torch 2.13.0+cpu, are told as what they were built from: advisories know no other.
 	@$(PY) -m pip list --format freeze --exclude-editable | sed 's/+[A-Za-z0-9.]*$$//' >.run/audit.txt
 	@exec $(PY) -m pip_audit --strict --disable-pip --no-deps --requirement .run/audit.txt $(ARGS)

@@ -1,7 +1,8 @@
 """Schemas of the custom resources in deploy/kubernetes, for the fields used there: nothing else may be set.
 
 Kubernetes' own kinds are checked by the schemas of a package; nobody ships those of KEDA and the Prometheus operator in
-one that Python can read. Written from KEDA 2.x (ScaledObject, TriggerAuthentication) and the operator (ServiceMonitor).
+one that Python can read. Written from KEDA 2.x (ScaledObject, TriggerAuthentication) and the operator's API
+(ServiceMonitor, PrometheusRule).
 """
 
 from __future__ import annotations
@@ -66,12 +67,39 @@ _SCALED = _object(
 _FROM_SECRET = _object(
     {"parameter": {"enum": ["username", "password", "sasl", "tls", "ca"]}, "name": TEXT, "key": TEXT}
 )
+_DURATION: Schema = {"type": "string", "pattern": "^[0-9]+(s|m|h)$"}
+_TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+_ALERT = {"for": _DURATION, "labels": _TEXTS, "annotations": _TEXTS}
 _ENDPOINT = _object({"port": TEXT}, {"path": TEXT, "interval": {"type": "string", "pattern": "^[0-9]+s$"}})
 
 SCHEMAS: dict[tuple[str, str], Schema] = {
     ("keda.sh/v1alpha1", "ScaledObject"): _resource("keda.sh/v1alpha1", "ScaledObject", _SCALED),
     ("keda.sh/v1alpha1", "TriggerAuthentication"): _resource(
         "keda.sh/v1alpha1", "TriggerAuthentication", _object({"secretTargetRef": _list(_FROM_SECRET)})
+    ),
+    ("monitoring.coreos.com/v1", "PrometheusRule"): _resource(
+        "monitoring.coreos.com/v1",
+        "PrometheusRule",
+        _object(
+            {
+                "groups": _list(
+                    _object(
+                        {
+                            "name": TEXT,
+                            "rules": _list(
+                                {
+                                    "anyOf": [
+                                        _object({"record": TEXT, "expr": TEXT}),
+                                        _object({"alert": TEXT, "expr": TEXT}, _ALERT),
+                                    ]
+                                }
+                            ),
+                        },
+                        {"interval": _DURATION},
+                    )
+                )
+            }
+        ),
     ),
     ("monitoring.coreos.com/v1", "ServiceMonitor"): _resource(
         "monitoring.coreos.com/v1",

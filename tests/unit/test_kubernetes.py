@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 
 from shared.adapters import settings
-from tests import kubectl
+from tests import kubectl, prometheus_rules
 from tests.servers import IN_CI, ROOT
 from tests.unit.cluster import WORKLOADS, Cluster, render, selects
 from tests.unit.custom_resources import SCHEMAS
@@ -286,6 +286,14 @@ def test_the_metrics_of_every_service_are_scraped() -> None:
     assert all(selects(monitor["spec"]["selector"], s["metadata"]["labels"]) for s in cluster.of("Service"))
 
 
+def test_rules_and_alerts_are_those_of_the_compose_file() -> None:
+    (rules,) = rendered("production").of("PrometheusRule")
+    assert rules["spec"]["groups"] == prometheus_rules.groups()
+    assert prometheus_rules.TARGET.read_text() == prometheus_rules.resource(), "old: python -m tests.prometheus_rules"
+    names = [group["name"] for group in rules["spec"]["groups"]]
+    assert len(names) == len(set(names)) > 5, "the operator refuses two groups of one name"
+
+
 def test_secrets_go_to_those_who_need_them() -> None:
     cluster = rendered("production")
     for name in cluster.pods():
@@ -301,4 +309,7 @@ def test_the_secrets_of_the_readme_are_those_that_pods_ask_for() -> None:
     made = set(re.findall(r"create secret generic (\S+)", page))
     asked = {source for name in cluster.pods() for _, source in cluster.environment(name)} - {"ConfigMap"}
     assert made == asked
+    sources = [source for pod in cluster.pods().values() for source in pod.container.get("envFrom", [])]
+    whole = {source["secretRef"]["name"] for source in sources if "secretRef" in source}
+    assert set(re.findall(r"^\| `(driftwood-[a-z-]+)` \|", page, re.M)) == asked | whole
     assert page.index("namespace.yaml") < page.index("create secret")
