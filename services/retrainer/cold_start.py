@@ -29,7 +29,5 @@ class ColdStart:
             window = self._log.window(newest_events=rows)
             if count_sessions(*learnable(window, self._rules)) >= self._least:
                 return True
-            if window.height < rows:
-                break
         self._files = files
         return False

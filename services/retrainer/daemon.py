@@ -29,6 +29,8 @@ from shared.core.lease_port import Lease
 
 log = logging.getLogger(__name__)
 
+_STAND_BY_S = 1.0
+"""How often a retrainer that waits asks for the lease."""
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -171,7 +173,7 @@ class Retrainer:
         self._schedule.stop()
         self._metrics.stands_by()
         self._drop()
-        self._stop.wait(self._look_s)
+        self._stop.wait(min(self._look_s, _STAND_BY_S))
 
     def _drop(self) -> None:
         self._memory, watch, self._watch = None, self._watch, None

@@ -42,6 +42,7 @@ class Promotions:
         self._registry, self._metrics, self._now_ms = registry, metrics, now_ms
         self._events, self._p, self._cooldown_s = events, p, cooldown_s
         self._damaged: tuple[str, int] | None = None  # version, and since when it could not be read
+        self._whole: str | None = None  # a version that was read: that may take longer than the lease is ours
 
     def look(self, memory: Memory) -> bool:
         """One look at the registry; whether the memory changed. Raises ModelDamaged (the pointer), Unavailable."""
@@ -76,10 +77,11 @@ class Promotions:
         old = memory.champion
         memory.watch = memory.due = None  # what a training was due for is over
         if current is not None:
-            gate = self._gate(current)
+            gate, lineage = self._gate(current)
             if gate is not None:
                 note_gate(self._registry, current, gate)
-            why = "gate" if gate is not None and gate.get("decision") == "promoted" else "outside"
+            won = gate is not None and gate.get("decision") == "promoted"
+            why = "gate" if won and (old is None or lineage.get("replaces", old) == old) else "outside"
             if note_service(self._registry, "swap", {"version": current, "from": old, "why": why}):
                 self._metrics.swaps.labels(why).inc()
                 log.info("another version is in service", extra={"model_version": current, "from": old, "why": why})
@@ -96,7 +98,9 @@ class Promotions:
         if watch is None or watch.readable:
             return False
         try:
-            self._registry.load(watch.version)
+            if self._whole != watch.version:
+                self._registry.load(watch.version)
+                self._whole = watch.version
         except (ModelDamaged, NoSuchVersion) as error:
             version, since = self._damaged or (watch.version, self._now_ms())
             self._damaged = version, since
@@ -129,10 +133,11 @@ class Promotions:
         memory.monitor.quiet(self._now_ms(), pause_s)
         self._metrics.in_service(watch.back_to)
 
-    def _gate(self, version: str) -> Mapping[str, Any] | None:
-        """What the gate said of the version; None: it was not asked."""
+    def _gate(self, version: str) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+        """(What the gate said of the version, None: it was not asked; where the version comes from)."""
         try:
-            gate = self._registry.manifest(version).metrics.get("gate")
+            manifest = self._registry.manifest(version)
         except (ModelDamaged, NoSuchVersion):
-            return None
-        return gate if isinstance(gate, Mapping) else None
+            return None, {}
+        gate = manifest.metrics.get("gate")
+        return gate if isinstance(gate, Mapping) else None, manifest.lineage

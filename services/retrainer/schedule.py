@@ -95,7 +95,10 @@ class Schedule:
     def act(self, memory: Memory) -> None:
         """Begin the training that is due, if its time has come."""
         due = memory.due
-        if due is None or not self._rules.auto or self._trainer.running or self._now_ms() < memory.not_before:
+        if due is None or not self._rules.auto:
+            self._prepared = None  # of a reason that is gone: for the next one the log is made ready anew
+            return
+        if self._trainer.running or self._now_ms() < memory.not_before:
             return
         if self._prepared is None:
             self._prepared = self._prepare()
@@ -113,7 +116,7 @@ class Schedule:
     def stop(self) -> None:
         """End a training that runs; it stays due."""
         self._trainer.stop()
-        self._outcome = None
+        self._outcome = self._prepared = None
         self._metrics.training.set(0)
 
     def _reason(self, memory: Memory) -> str | None:
@@ -159,6 +162,7 @@ class Schedule:
         if isinstance(gate, Mapping):
             note_gate(self._registry, result.get("published"), gate)
         self._note_training(outcome)
+        self._cold_at = time.monotonic()  # a first model is to be seen in service before another is wanted
         if isinstance(gate, Mapping):
             self._metrics.judged(gate)
         self._metrics.trainings.labels(self._why, outcome.word).inc()

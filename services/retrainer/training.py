@@ -15,7 +15,7 @@ from services.retrainer.training_plan import Plan, Plans
 from services.retrainer.training_window import Bounds, Champion, Material, SessionWindow, TooLittle, read_material
 from shared.adapters.checkpoints import Checkpoints
 from shared.adapters.settings import TrainSettings
-from shared.core.errors import ModelDamaged, Unavailable
+from shared.core.errors import ModelDamaged, NoSuchVersion, Unavailable
 from shared.core.events import EventRules
 from shared.core.registry_port import Manifest, ModelRegistry, rolled_back
 from shared.model.config import ModelConfig, TrainConfig
@@ -77,12 +77,14 @@ class Training:
             if pointer is None:
                 return None, None
             model = self._registry.load(pointer)
-        except ModelDamaged as error:
+        except (ModelDamaged, NoSuchVersion) as error:
             self._report.say(f"the champion cannot be read, so training begins from nothing: {error}")
             return pointer, None
-        newest = model.manifest.lineage.get("newest_event")
-        weights = dict(model.weights)
-        return pointer, Champion(pointer, weights, model.items, newest if isinstance(newest, int) else 0)
+        newest, trained_at = (model.manifest.lineage.get(name) for name in ("newest_event", "trained_at"))
+        learnt = newest if isinstance(newest, int) else 0
+        if isinstance(trained_at, int):
+            learnt = min(learnt, trained_at)  # one event that was ahead of the clock does not make all others old
+        return pointer, Champion(pointer, dict(model.weights), model.items, learnt)
 
     def _published_before(self, last: Plan, pointer: str | None) -> dict[str, Any] | None:
         """What an interrupted training had published already, put in service if that is what was left to do."""
@@ -155,8 +157,7 @@ class Training:
         contest = handed_out(contest, self._group)
         if contest is None:
             return None
-        last = store.last() if store else None
-        resume = shared_state(last, self._group)
+        resume = shared_state(self._last(store) if store else None, self._group)
         if resume is not None:
             self._report.say(f"going on after epoch {resume.meta['epoch']}")
         newest = contest.newest
@@ -172,6 +173,13 @@ class Training:
             on_epoch=(lambda state: self._keep(store, state)) if store else None,
             group=self._group,
         )
+
+    def _last(self, store: Checkpoints) -> TrainerState | None:
+        try:
+            return store.last()
+        except (ModelDamaged, Unavailable) as error:
+            self._report.say(f"training begins anew: {error}")
+            return None
 
     def _keep(self, store: Checkpoints, state: TrainerState) -> None:
         """A checkpoint is a convenience: without room for one, training goes on."""

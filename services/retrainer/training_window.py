@@ -127,13 +127,15 @@ def _read(
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """The newest events to learn from, about ``wanted``. Where many others lie between them, such as impressions, more
     of the log is read, but never more than ``most`` events."""
-    rows = wanted
+    rows, seen = wanted, -1
     while True:
         raw = log.window(newest_events=rows, since_ms=bounds.since)
         within = raw if bounds.until is None else raw.filter(pl.col("ts") <= bounds.until)
         frame, dismissing = learnable(within, rules)
-        if raw.height < rows or rows >= most or frame.height >= 0.8 * wanted:
+        # Fewer rows than were asked for do not tell that there are no more: repeated events are taken out.
+        if raw.height <= seen or rows >= most or frame.height >= 0.8 * wanted:
             return frame.tail(wanted), dismissing
+        seen = raw.height
         rows = min(most, 2 * rows * wanted // max(frame.height, wanted // 32))
 
 

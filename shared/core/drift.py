@@ -116,8 +116,9 @@ class DriftMonitor:
             return None, None
         version = TRENDING if new.strategy == TRENDING else new.model_version
         track, alarm = self.track(version), None
+        ts = min(new.ts, now_ms)  # events may be ahead of the clock, and a fall does not begin tomorrow
         for rank in new.ranks:
-            alarm = self._add(version, track, 0 < rank <= CUTOFF, new.ts, now_ms) or alarm
+            alarm = self._add(version, track, 0 < rank <= CUTOFF, ts, now_ms) or alarm
         return new, alarm
 
     def track(self, version: str) -> Track:

@@ -109,6 +109,8 @@ class World:
         self.published = 0
         self.enough = False
         self.log_problem: Unavailable | None = None
+        self.log_busy = False
+        self.asked = 0
         self.offset = 0
         self.rng = random.Random(1)
         self.start()
@@ -149,7 +151,10 @@ class World:
 
     def _prepare(self) -> Future[None]:
         self.prepared: Future[None] = Future()
-        if self.log_problem is None:
+        self.asked += 1
+        if self.log_busy:
+            pass  # until the test says so
+        elif self.log_problem is None:
             self.prepared.set_result(None)
         else:
             self.prepared.set_exception(self.log_problem)

@@ -6,6 +6,7 @@ import random
 from itertools import pairwise
 from statistics import median
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,6 +145,20 @@ def test_only_the_champion_alarms():
     outcomes = hits(rng, 0.5, 3000) + hits(rng, 0.2, 2000)
     assert Feed(champion="2").give(outcomes).alarms == []
     assert Feed(champion="1").give(outcomes).alarms
+
+
+def test_a_fall_does_not_begin_in_the_future():
+    """Events may be ahead of the clock by as much as EVENT_MAX_FUTURE_S; a batch has the time of its newest."""
+    rng, monitor = random.Random(5), DriftMonitor(RULES)
+    monitor.champion = "1"
+    alarms = []
+    for at in range(0, 20_000, SIZE):
+        given, now = batch(hits(rng, 0.5 if at < 10_000 else 0.2, SIZE), at), 1000 * at
+        alarm = monitor.take(msgspec.structs.replace(given, ts=now + 12 * 3_600_000), now)[1]
+        alarms += [(alarm, now)] if alarm else []
+    assert alarms
+    first, now = alarms[0]
+    assert 8_000_000 <= first.since <= now
 
 
 def test_quiet_keeps_quiet():

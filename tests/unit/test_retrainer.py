@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from services.retrainer.memory import Memory
@@ -291,6 +293,62 @@ def test_a_damaged_promotion_is_taken_back_after_some_patience(world: World, mon
     world.step(3)
     assert world.registry.current() == "1"
     assert world.details("rollback")[0]["why"] == "versions/2/weights.safetensors: checksum"
+
+
+def test_a_version_that_takes_longer_to_read_than_the_lease_is_held_is_read_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """The lease runs out meanwhile; each time anew it would, and the promotion would never be judged."""
+    world.engage("1", 0.6, ROLLBACK_EVENTS)
+    world.publish()
+    load, loads = MemoryModelRegistry.load, []
+
+    def slow(self: MemoryModelRegistry, version: str):
+        loads.append(version)
+        world.seconds += LEASE_S + 1
+        return load(self, version)
+
+    monkeypatch.setattr(MemoryModelRegistry, "load", slow)
+    world.step(5)
+    assert loads == ["2"]
+    assert world.retrainer.describe()["decides"]
+    world.engage("2", 0.1, ROLLBACK_EVENTS)
+    world.step(4)
+    assert world.registry.current() == "1"
+
+
+def test_who_goes_back_to_a_version_by_hand_is_not_the_gate(world: World):
+    """Also where that version had once come into service by the gate, in the place of another."""
+    world.publish(gate=GATE, replaces="1")
+    world.step()
+    world.publish(gate=GATE, replaces="2")
+    world.step()
+    world.registry.set_current("2")
+    world.step(2)
+    assert [told["why"] for told in world.details("swap")[1:]] == ["gate", "gate", "outside"]
+
+
+def test_for_each_training_the_log_is_made_ready(world: World):
+    """Not by what was done for a reason that went away meanwhile."""
+    world.log_busy = True
+    world.engage("1", 0.2, 300)
+    world.publish()
+    world.step()  # what the training was due for is over
+    world.prepared.set_result(None)
+    world.log_busy = False
+    assert (world.asked, world.trainer.started) == (1, 0)
+    world.seconds += 700  # no alarm sooner
+    world.engage("2", 0.6, 1000)
+    world.engage("2", 0.2, 300)
+    assert (world.asked, world.trainer.started) == (2, 1)
+
+
+def test_a_retrainer_that_waits_asks_for_the_lease_often_enough_for_its_watchdog(world: World):
+    other, _, _ = world.another()
+    other._look_s = 180.0
+    began = time.monotonic()
+    other.step()
+    assert time.monotonic() - began < 30
 
 
 def test_only_the_holder_of_the_lease_decides(world: World):

@@ -1,6 +1,8 @@
 """A training in process, on the twins in memory: what it publishes, and what becomes of interruptions."""
 
 import json
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ import polars as pl
 import pytest
 import torch
 
+from services.retrainer import training
 from services.retrainer.budget import EVENT_BYTES, FIXED_BYTES, MODEL_COPIES, MemoryBudget, TimeBudget
+from services.retrainer.cold_start import ColdStart
 from services.retrainer.progress import ProgressReport
 from services.retrainer.training import Training
 from services.retrainer.training_window import _fitting, _worth_reading, rows_to_ask
@@ -166,6 +170,39 @@ def test_impressions_do_not_crowd_out_the_window(settings: TrainSettings) -> Non
     shop.log.append(LogBatch(1, 1, 0, 50_000, shown, range(50_000), START))
     told = train(shop, MemoryModelRegistry(), settings.model_copy(update={"train_window_events": 1500}))
     assert told["events"] == 1500
+
+
+def test_one_event_sent_twice_does_not_hide_the_rest_of_the_log(settings: TrainSettings) -> None:
+    """It is taken out of what was read, and that the rows are fewer then does not tell that there are no more."""
+    shop = Shop().sessions(300)
+    shown = [Interaction("u0", "i1", "impression", START + 10**9 + n) for n in range(50_000)]
+    shown[-1] = shown[-2] = Interaction("u0", "i1", "impression", START + 10**9 + 49_998, event_id="again")
+    shop.log.append(LogBatch(1, 1, 0, 50_000, shown, range(50_000), START))
+    told = train(shop, MemoryModelRegistry(), settings.model_copy(update={"train_window_events": 1500}))
+    assert told["events"] == 1500
+    # More rows than a first look takes: 50 for each session.
+    assert ColdStart(shop.log, EventRules(), 200, 500_000).enough()
+
+
+def test_one_event_ahead_of_the_clock_does_not_make_all_others_old(settings: TrainSettings) -> None:
+    shop, registry = Shop().sessions(300), MemoryModelRegistry()
+    now = int(time.time() * 1000)
+    tomorrow = [Interaction("u0", f"i{n}", "view", now + 12 * 3_600_000) for n in (1, 2)]
+    shop.log.append(LogBatch(1, 1, 0, 2, tomorrow, range(2), now))
+    train(shop, registry, settings)
+    first = registry.load("1").manifest.lineage
+    assert first["newest_event"] > first["trained_at"]
+    read: list[int] = []
+    seen = training.read_material
+
+    def spied(log: Any, rules: Any, champion: Any, *args: Any, **kwargs: Any) -> Any:
+        read.append(champion.newest_event)
+        return seen(log, rules, champion, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "read_material", spied)
+        train(shop, registry, settings)
+    assert read == [first["trained_at"]]
 
 
 def test_a_window_that_does_not_fit_in_memory_shrinks_and_says_so(settings: TrainSettings) -> None:
@@ -386,6 +423,28 @@ def test_a_damaged_champion_is_replaced_by_a_first_model(settings: TrainSettings
     told = train(shop, registry, settings, report)
     assert (told["published"], told["promoted"], told["parent"], registry.current()) == ("2", True, None, "2")
     assert any("the champion cannot be read" in line for line in report.said)
+
+
+def test_a_champion_that_somebody_deleted_is_replaced_by_a_first_model(settings: TrainSettings, tmp_path: Path) -> None:
+    shop, registry = Shop().sessions(300), FileModelRegistry(str(tmp_path / "models"))
+    train(shop, registry, settings)
+    shutil.rmtree(tmp_path / "models" / "versions" / "1")
+    told = train(shop, registry, settings)
+    assert (told["promoted"], told["parent"], registry.current()) == (True, None, told["published"])
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_no_training(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, registry, report = Shop().sessions(300), MemoryModelRegistry(), Recorder()
+    with monkeypatch.context() as patch:
+        interrupt_epochs(patch, 2)
+        with pytest.raises(Killed):
+            train(shop, registry, settings)
+    (kept,) = Path(settings.train_dir).rglob("last.safetensors")
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert train(shop, registry, settings, report)["published"] == "1"
+    assert any(line.startswith("training begins anew: checkpoint") for line in report.said)
 
 
 def test_one_training_at_a_time(settings: TrainSettings) -> None:
