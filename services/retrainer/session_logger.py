@@ -64,6 +64,7 @@ class SessionLogger:
         self._read: dict[int, tuple[int, int]] = {}
         """partition -> (offset after the last record read, its leader epoch)."""
         self._restart = False
+        self._damaged: int | None = None
         self._failures = 0
         self._started_at = self._upkept_at = time.monotonic()
         self._caught_up = False
@@ -241,7 +242,11 @@ class SessionLogger:
         self._upkept_at = time.monotonic()
         now_ms = int(self._clock() * 1000)
         self._forgetting.apply(self._beat)
-        self._hooks.upkept(self._log.upkeep(now_ms, self._beat), self._log.summary())
+        upkept, summary = self._log.upkeep(now_ms, self._beat), self._log.summary()
+        self._hooks.upkept(upkept, summary)
+        if self._damaged is not None and summary.damaged > self._damaged:
+            self._restart = True  # what a file held that was set aside is read again while Kafka has it
+        self._damaged = summary.damaged
         self._forgetting.release(self._buffers, now_ms)
 
     def _on_revoke(self, partitions: frozenset[int]) -> None:

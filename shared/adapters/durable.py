@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +27,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def storage_failures() -> tuple[type[BaseException], ...]:
-    """What a storage that cannot be reached raises. botocore's errors are no OSError, and only s3 brings them."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
+_CLIENTS = frozenset(
+    ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "ocifs", "ossfs", "oss2", "paramiko",
+     "requests", "s3fs", "smbprotocol", "urllib3")
+)  # fmt: skip
+"""Packages that talk to storages for fsspec: many of their errors are no OSError."""
+
+
+def is_storage_failure(error: Exception) -> bool:
+    """Whether a storage that cannot be reached, or does not do what it is asked, raised it."""
+    return isinstance(error, OSError) or any(kind.__module__.split(".")[0] in _CLIENTS for kind in type(error).__mro__)
 
 
 @contextmanager
@@ -39,5 +44,7 @@ def storage_trouble(what: str) -> Iterator[None]:
     """Failures of a storage as Unavailable; ``what`` names it and where it is."""
     try:
         yield
-    except storage_failures() as error:
+    except Exception as error:
+        if not is_storage_failure(error):
+            raise
         raise Unavailable(f"{what}: {error}") from error

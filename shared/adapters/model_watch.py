@@ -80,7 +80,12 @@ class ModelWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(self._poll_s):
-            self.look()
+            try:
+                self.look()
+            except Exception as error:
+                if str(error) != self.problem:
+                    log.exception("model not looked for")
+                self.problem = f"{type(error).__name__}: {error}"
 
 
 def _settle() -> None:

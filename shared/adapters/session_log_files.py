@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from fsspec.core import url_to_fs
 
-from shared.adapters.durable import storage_failures, sync_folder, write_durably
-from shared.core.errors import SettingsInvalid, Unavailable
+from shared.adapters.durable import storage_trouble, sync_folder, write_durably
+from shared.core.errors import SettingsInvalid
 
 _STALE_S = 86_400.0
 """An unfinished file of this age, seconds, belongs to a writer that died."""
@@ -62,7 +61,7 @@ class LogDirectory:
     def list(self, below: str = "") -> dict[str, int]:
         """See LogStorage. Unfinished files of writers that died are removed."""
         found: dict[str, int] = {}
-        with _unavailable(str(self._root)):
+        with storage_trouble(f"session log {self._root}"):
             for folder, _, names in os.walk(self._root / below, onerror=_unless_gone):
                 for name in names:
                     path = Path(folder, name)
@@ -76,7 +75,7 @@ class LogDirectory:
 
     def read(self, path: str) -> bytes | None:
         """See LogStorage."""
-        with _unavailable(str(self._root)):
+        with storage_trouble(f"session log {self._root}"):
             try:
                 return (self._root / path).read_bytes()
             except FileNotFoundError:
@@ -90,7 +89,7 @@ class LogDirectory:
         """See LogStorage."""
         final = self._root / path
         draft = final.parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
-        with _unavailable(str(self._root)):
+        with storage_trouble(f"session log {self._root}"):
             new = not final.parent.exists()
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -104,7 +103,7 @@ class LogDirectory:
 
     def move(self, path: str, to: str) -> None:
         """See LogStorage."""
-        with _unavailable(str(self._root)):
+        with storage_trouble(f"session log {self._root}"):
             target = self._root / to
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
@@ -112,7 +111,7 @@ class LogDirectory:
 
     def remove(self, path: str) -> None:
         """See LogStorage. A day's folder goes with its last file."""
-        with _unavailable(str(self._root)):
+        with storage_trouble(f"session log {self._root}"):
             (self._root / path).unlink(missing_ok=True)
             with suppress(OSError):  # not empty
                 (self._root / path).parent.rmdir()
@@ -126,7 +125,7 @@ class LogObjects:
 
     def list(self, below: str = "") -> dict[str, int]:
         """See LogStorage."""
-        with _unavailable(self._uri):
+        with storage_trouble(f"session log {self._uri}"):
             self._fs.invalidate_cache()
             try:
                 found = self._fs.find(f"{self._root}/{below}".rstrip("/"), detail=True)
@@ -137,7 +136,7 @@ class LogObjects:
 
     def read(self, path: str) -> bytes | None:
         """See LogStorage."""
-        with _unavailable(self._uri):
+        with storage_trouble(f"session log {self._uri}"):
             try:
                 return bytes(self._fs.cat_file(f"{self._root}/{path}"))
             except FileNotFoundError:
@@ -149,7 +148,7 @@ class LogObjects:
 
     def write(self, path: str, content: bytes) -> None:
         """See LogStorage."""
-        with _unavailable(self._uri):
+        with storage_trouble(f"session log {self._uri}"):
             self._fs.pipe_file(f"{self._root}/{path}", content)
 
     def move(self, path: str, to: str) -> None:
@@ -161,18 +160,10 @@ class LogObjects:
 
     def remove(self, path: str) -> None:
         """See LogStorage."""
-        with _unavailable(self._uri), suppress(FileNotFoundError):
+        with storage_trouble(f"session log {self._uri}"), suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{path}")
 
 
 def _unless_gone(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-@contextmanager
-def _unavailable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except storage_failures() as error:
-        raise Unavailable(f"session log {where}: {error}") from error

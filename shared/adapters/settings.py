@@ -186,7 +186,7 @@ class RetrainerSettings(Settings):
     session_log_flush_s: float = Field(10.0, gt=0, description="events wait so long in memory, at most, to be logged")
     session_log_flush_events: int = Field(50_000, ge=1, description="events in memory, at most, about 0.6 kB each")
     session_log_upkeep_s: float = Field(60.0, gt=0, description="how often files are merged and old ones removed")
-    session_log_max_days: int = Field(90, ge=0, description="events that arrived longer ago go; 0: never")
+    session_log_max_days: int = Field(90, ge=0, le=36_500, description="events that arrived longer ago go; 0: never")
     session_log_max_bytes: int = Field(20 << 30, ge=0, description="the oldest files go beyond that size; 0: no limit")
     retrainer_host: str = "0.0.0.0"
     retrainer_port: int = Field(8082, ge=0, le=65535, description="health and metrics")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +17,7 @@ from torch import distributed
 from shared.core.errors import SettingsInvalid, Unavailable
 from shared.model.group import ALONE, Group
 
+_PR_SET_PDEATHSIG = 1
 SILENCE_S = 1800.0
 """A process that says nothing for so long is gone: longer than the first one takes to read a log."""
 
@@ -46,6 +50,13 @@ class TorchGroup:
         return dict(safetensors.load(sent.numpy().tobytes()))
 
 
+def _end_with_parent() -> None:
+    """torchrun gives each process a session of its own, which no signal to torchrun's reaches: were it killed, they
+    would train on. Linux only, as services/stack/child.py."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 @contextmanager
 def torch_group() -> Iterator[Group]:
     """The processes that torchrun started together with this one; without torchrun, this one alone.
@@ -55,6 +66,7 @@ def torch_group() -> Iterator[Group]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
+    _end_with_parent()
     try:
         distributed.init_process_group("gloo", timeout=timedelta(seconds=SILENCE_S))
     except ValueError as error:

@@ -189,14 +189,16 @@ def windows(
     pool_batches: int = 64,
     seed: Sequence[int] | None = None,
     chosen: Ints | None = None,
+    longest: int | None = None,
 ) -> Iterator[Window]:
     """Windows that hold every (input, target) pair exactly once. seed: None for the order of the log, unshuffled;
-    chosen: positions of the sessions that take part, in order; None: all."""
+    chosen: positions of the sessions that take part, in order; None: all; longest: what has more pairs is cut, see
+    ``in_company``; None: nothing is."""
     pairs = np.maximum(sessions.lengths - 1, 0)
     order = np.flatnonzero(pairs) if chosen is None else chosen[pairs[chosen] > 0]
+    firsts, pairs = _pieces(sessions.starts[order], pairs[order], longest)
     rng = np.random.default_rng(seed) if seed is not None else None
-    if rng is not None:
-        order = rng.permutation(order)
+    order = np.arange(len(firsts)) if rng is None else rng.permutation(len(firsts))
     share = np.minimum(pairs[order], truncate)  # what the session adds to its batch's first window
     pool_of = (np.cumsum(share) - share) // (batch_events * pool_batches)
     for pool in np.split(order, np.flatnonzero(np.diff(pool_of)) + 1):
@@ -208,12 +210,33 @@ def windows(
         batches = np.split(pool, np.flatnonzero(np.diff(batch_of)) + 1)
         ranks = rng.permutation(len(batches)) if rng is not None else range(len(batches))
         for rank in ranks:
-            yield from _windows_of(sessions, batches[rank], pairs[batches[rank]], truncate)
+            yield from _windows_of(sessions, firsts[batches[rank]], pairs[batches[rank]], truncate)
 
 
-def _windows_of(sessions: Sessions, batch: Ints, pairs: Ints, truncate: int) -> Iterator[Window]:
-    """batch (B,) positions of sessions, longest first; pairs (B,) their (input, target) pairs."""
-    firsts = sessions.starts[batch]
+def in_company(sessions: Sessions, batch_events: int, truncate: int) -> int:
+    """How many pairs of one session are learnt in a row. What is longer is cut, and each piece begins anew.
+
+    As many as so many sessions have that they fill a window; at least eight windows. A longer one, a robot's, would
+    have its batch for itself for most of its length: each of its windows would change the model as much as a window of
+    many people does.
+    """
+    lanes = max(1, batch_events // truncate)
+    pairs = np.maximum(sessions.lengths - 1, 0)
+    reached = int(np.partition(pairs, len(pairs) - lanes)[len(pairs) - lanes]) if len(pairs) >= lanes else 0
+    return max(8 * truncate, reached)
+
+
+def _pieces(firsts: Ints, pairs: Ints, longest: int | None) -> tuple[Ints, Ints]:
+    """firsts, pairs (S,): where each begins, and what it holds -> the same of pieces of at most ``longest`` pairs."""
+    if longest is None or not (pairs > longest).any():
+        return firsts, pairs
+    counts = -(-pairs // longest)
+    before = longest * (np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts))
+    return np.repeat(firsts, counts) + before, np.minimum(np.repeat(pairs, counts) - before, longest)
+
+
+def _windows_of(sessions: Sessions, firsts: Ints, pairs: Ints, truncate: int) -> Iterator[Window]:
+    """firsts (B,) where the sessions, longest first, begin; pairs (B,) their (input, target) pairs."""
     last = len(sessions.items) - 1
     for begin in range(0, int(pairs[0]), truncate):
         active = int(np.searchsorted(-pairs, -begin, side="left"))  # sessions with more than ``begin`` pairs

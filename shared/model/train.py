@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from shared.model.config import TrainConfig
-from shared.model.dataset import Sessions, windows
+from shared.model.dataset import Sessions, in_company, windows
 from shared.model.dismissals import Ints
 from shared.model.group import ALONE, Group
 from shared.model.network import Network, Weights
@@ -72,6 +72,7 @@ class Trainer:
         self._updates = Updates(config, self.network, sessions, group, self._rate)
         self._gru, self._dense = self._updates.gru, self._updates.dense
         self._embedding, self._bias = self._updates.embedding, self._updates.bias
+        self._longest = in_company(sessions, config.batch_events, config.truncate)
         self._shares = config.epoch_shares()
         pairs = np.maximum(sessions.lengths - 1, 0)
         seen = [self._seen(epoch) for epoch in range(config.epochs)]
@@ -99,7 +100,9 @@ class Trainer:
         loss_sum, events = 0.0, 0
         progress = Progress(self.epoch + 1, config.epochs, 0, self._total, 0, 0.0, math.nan)
         seed, chosen = (config.seed, self.epoch), self._seen(self.epoch)
-        stream = windows(self.sessions, config.batch_events, config.truncate, config.pool_batches, seed, chosen)
+        stream = windows(
+            self.sessions, config.batch_events, config.truncate, config.pool_batches, seed, chosen, self._longest
+        )
         for window in stream:
             lanes = len(range(self.group.rank, window.inputs.shape[1], self.group.size))
             carried = None if window.fresh or hidden is None else hidden[:, :lanes]

@@ -17,6 +17,7 @@ from shared.adapters.session_log import FileSessionLog
 from shared.core.errors import ModelDamaged
 from shared.core.events import Interaction
 from shared.core.session_log_port import LogBatch
+from tests.servers import until
 
 JOB = ["-m", "services.retrainer.train_job"]
 START = 1_700_000_000_000
@@ -121,6 +122,44 @@ def test_nothing_to_learn_and_what_cannot_work_are_told_apart(tmp_path: Path) ->
     assert (status, told["outcome"]) == (2, "failed")
     assert "model registry" in told["error"]
     assert said.splitlines()[-1] == f"error: {told['error']}"
+
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from shared.adapters.torchrun import torch_group
+with torch_group():
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends a process with its parent")
+def test_no_process_outlives_a_torchrun_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "pids").mkdir()
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    torchrun = start(tmp_path, *run, str(tmp_path / "worker.py"), str(tmp_path / "pids"))
+
+    def pids() -> list[int]:
+        return [int(path.name) for path in (tmp_path / "pids").iterdir()]
+
+    try:
+        until(lambda: len(pids()) == 2, 60, "both work")
+        torchrun.kill()
+        until(lambda: not any(map(alive, pids())), 10, "they end with it")
+    finally:
+        torchrun.kill()
+        torchrun.communicate()
+        for pid in filter(alive, pids()):
+            os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_torchrun_gives_the_result_of_one_process(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def asked(challenger: list[int], champion: list[int] | None, popularity: list[in
         ([0] * 40, [1] * 40, [0] * 40, False, "better than champion 7"),
         ([1] * 40, [0] * 40, [1] * 40, False, "better than popularity with confidence 0.000"),
         ([1] * 22 + [0] * 18, [1] * 20 + [0] * 20, [0] * 40, False, "better than champion 7"),  # one session: chance
+        ([1] * 18, [0] * 18, [0] * 18, False, "only 9 users' sequences were asked, 10 are needed"),
+        ([1] * 18, None, [0] * 18, True, "better than popularity"),  # anything is better than no model
         ([], [], [], False, "no event to ask about"),
     ],
 )

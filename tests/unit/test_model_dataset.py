@@ -11,6 +11,7 @@ from shared.model.dataset import (
     build_sessions,
     catalogue_of,
     hold_out,
+    in_company,
     split_newest,
     windows,
     without_new_items,
@@ -115,16 +116,17 @@ def test_windows_of_one_batch() -> None:
     truncate=st.integers(1, 12),
     pool=st.integers(1, 4),
     seed=st.none() | st.integers(0, 5),
+    longest=st.none() | st.integers(1, 12),
 )
 def test_windows_hold_every_pair_exactly_once_and_in_order(
-    lengths: list[int], batch_events: int, truncate: int, pool: int, seed: int | None
+    lengths: list[int], batch_events: int, truncate: int, pool: int, seed: int | None, longest: int | None
 ) -> None:
     item = iter(range(10_000))
     sessions = sessions_of(*([next(item) for _ in range(n)] for n in lengths))
     expected = Counter((int(a), int(a) + 1) for s in np.split(sessions.items, sessions.starts[1:-1]) for a in s[:-1])
     found: Counter[tuple[int, int]] = Counter()
     ends = np.zeros(0, np.int64)
-    for window in windows(sessions, batch_events, truncate, pool, None if seed is None else [seed]):
+    for window in windows(sessions, batch_events, truncate, pool, None if seed is None else [seed], longest=longest):
         steps, lanes = window.inputs.shape
         assert steps <= truncate
         columns = window.valid.sum(0)
@@ -137,6 +139,23 @@ def test_windows_hold_every_pair_exactly_once_and_in_order(
         # One session more than fits may be in a batch, no more: so memory is bounded.
         assert window.valid.sum() <= batch_events + truncate
     assert found == expected
+
+
+def test_a_robot_has_no_more_updates_than_people_with_as_many_events() -> None:
+    people = [list(range(18)) for _ in range(600)]
+    robot = list(range(18)) * 600
+
+    def updates(*sessions: list[int]) -> int:
+        made = sessions_of(*sessions)
+        return sum(1 for _ in windows(made, 512, 32, seed=[1], longest=in_company(made, 512, 32)))
+
+    assert updates(*people, *people) < updates(*people, robot) < 1.3 * updates(*people, *people)
+
+
+def test_long_sessions_are_left_whole_where_there_are_many() -> None:
+    made = sessions_of(*(list(range(n)) for n in [1000] * 15 + [900] + [5] * 100))
+    assert in_company(made, 512, 32) == 899
+    assert in_company(sessions_of([1, 2, 3]), 512, 32) == 256
 
 
 def test_windows_are_the_same_for_the_same_seed_only() -> None:

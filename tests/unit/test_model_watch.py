@@ -15,7 +15,7 @@ from shared.adapters.allocator import give_back, large_blocks_apart
 from shared.adapters.memory_registry import MemoryModelRegistry
 from shared.adapters.model_watch import ModelWatch
 from shared.model.inference import InferenceModel
-from tests.servers import ROOT
+from tests.servers import ROOT, until
 from tests.unit.recommender_twins import ITEMS, weights
 
 
@@ -93,6 +93,23 @@ def test_a_version_removed_while_it_is_read_changes_nothing(world: World) -> Non
     assert world.watch.current.version == "1"
     world.watch.look()
     assert world.watch.problem is None
+
+
+def test_an_error_of_no_known_kind_is_told_and_looked_past(world: World) -> None:
+    """Storages raise what they like; without this the thread ended, and no later version was ever seen."""
+    world.swap(1)
+    current, world.watch._current_version = world.watch._current_version, lambda: 1 // 0
+    world.watch._poll_s = 0.01
+    world.watch._thread.start()
+    try:
+        until(lambda: world.watch.problem is not None, 10)
+        assert world.watch.problem == "ZeroDivisionError: integer division or modulo by zero"
+        world.registry.publish(weights(2), ITEMS)
+        world.watch._current_version = current
+        until(lambda: world.watch.current is not None and world.watch.current.version == "2", 10)
+        assert world.watch.problem is None
+    finally:
+        world.watch.stop()
 
 
 SWAPS = """

@@ -155,6 +155,22 @@ def test_only_the_damaged_range_is_read_again():
     assert logged_items(world) == list(range(12))
 
 
+def test_what_a_training_finds_damaged_is_read_again_without_a_restart():
+    world = World()
+    member = world.member()
+    member.logger._upkeep_s = 0.0
+    world.send(*[f"u{n}" for n in range(40)])
+    for _ in range(30):
+        member.logger.step()
+    assert len(world.logged()) == 40
+    path = world.storage.events()[0]
+    world.storage.content[path] = world.storage.content[path][:-5] + b"xxxxx"
+    assert len(world.logged()) < 40  # set aside
+    for _ in range(30):
+        member.logger.step()
+    assert logged_items(world) == list(range(40))
+
+
 def test_a_topic_made_anew_with_fewer_partitions():
     world = World(partitions=2)
     world.send("a", "b", "c", "d")
