@@ -144,7 +144,8 @@ class ConsumerService:
         took = frozenset(self._to_take)
         if took:
             self._partitions.take(took)
-            self._to_take.clear()
+            took &= self._partitions.owned.keys()  # a broker that is behind may not know of all of them yet
+            self._to_take -= took
         self._metrics.partitions.set(len(self._partitions.owned))
         return took
 

@@ -141,7 +141,8 @@ class SessionLogger:
         """The partitions taken over."""
         self._note_rebalance(polled)
         self._take(self._to_take)
-        took, self._to_take = self._to_take, set()
+        took = self._to_take & self._buffers.keys()  # a broker that is behind may not know of all of them yet
+        self._to_take -= took
         return took
 
     def _note_rebalance(self, polled: Polled) -> None:

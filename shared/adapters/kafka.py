@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
@@ -35,8 +38,28 @@ _SAME_LIFE_S = 0.5
 """Where topics have no ids, all that the broker can tell is that a topic is gone: asked only so often."""
 
 
+def _keeping_epochs(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """kafka-python 3.0.12 gives a position the leader epoch of what was fetched there, and no epoch where that was
+    nothing: from then on it would not notice that the broker lost what came before."""
+
+    @functools.wraps(parse)
+    def keeping(fetcher: Any, completed: Any) -> Any:
+        fetched = parse(fetcher, completed)
+        if fetched is not None and fetched.leader_epoch < 0:
+            state = fetcher._subscriptions.assignment.get(fetched.topic_partition)
+            if state is not None and state.has_valid_position:
+                fetched.leader_epoch = state.position.leader_epoch
+        return fetched
+
+    return keeping
+
+
+Fetcher._parse_fetched_data = _keeping_epochs(Fetcher._parse_fetched_data)
+
+
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Holds new partitions back until their start position is known."""
+    """Holds new partitions back until their start position is known. It is called in kafka-python's own thread, while
+    ``poll`` waits: what blocks there raises RuntimeError."""
 
     def __init__(self, source: KafkaInteractionSource) -> None:
         self._source = source
@@ -47,11 +70,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Called inside poll, before the partitions are given to another."""
-        self._source.note_revoked(list(revoked))
+        self._source.note_revoked(list(revoked), listening=True)
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         """Called inside poll when another may already own them."""
-        self._source.note_revoked(list(lost))
+        self._source.note_revoked(list(lost), listening=True)
 
 
 class KafkaInteractionSource:
@@ -67,7 +90,8 @@ class KafkaInteractionSource:
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._held: set[int] = set()
-        self._without_epochs: set[int] = set()
+        self._listening = False
+        self._without_epochs: set[tuple[int, int]] = set()
         self._epochs = not kafka.kafka_api_version  # the embedded broker has one leader for ever
         self.on_revoke: Callable[[frozenset[int]], None] | None = None
         self._consumer = connected(
@@ -98,14 +122,18 @@ class KafkaInteractionSource:
         self._consumer.pause(*partitions)
         self._assigned |= {tp.partition for tp in partitions}
 
-    def note_revoked(self, partitions: list[TopicPartition]) -> None:
-        """From the rebalance listener."""
+    def note_revoked(self, partitions: list[TopicPartition], listening: bool = False) -> None:
+        """listening: from the rebalance listener."""
         numbers = frozenset(tp.partition for tp in partitions)
-        if numbers and self.on_revoke is not None:
-            self.on_revoke(numbers)
-        self._assigned -= numbers
-        self._held -= numbers
-        self._revoked |= numbers
+        self._listening = listening
+        try:
+            if numbers and self.on_revoke is not None:
+                self.on_revoke(numbers)
+        finally:
+            self._listening = False
+            self._assigned -= numbers
+            self._held -= numbers
+            self._revoked |= numbers
 
     def poll(self, timeout_s: float, max_records: int) -> Polled:
         """See InteractionSource. New partitions bring no records before ``seek``."""
@@ -211,29 +239,52 @@ class KafkaInteractionSource:
         """partition -> where its lost part began."""
         found = {tp.partition: place for tp, place in error.divergent_offsets.items()}
         # Of these the broker knows nothing of that epoch, and would say so again and again.
-        self._without_epochs |= {number for number, place in found.items() if place is None}
+        states = self._consumer._subscription.assignment
+        for tp, place in error.divergent_offsets.items():
+            if place is None and tp in states and states[tp].has_valid_position:
+                self._without_epochs.add((tp.partition, states[tp].position.leader_epoch))
         return {number: place.offset for number, place in found.items() if place is not None}
 
     def seek(self, partition: int, offset: int, epoch: int = -1) -> None:
         """See InteractionSource."""
         tp = TopicPartition(self.topic, partition)
         if tp in self._consumer.assignment():
+            self._consumer.pause(tp)
+            self._forget_fetched(tp)
             self._seek(tp, offset, epoch)
             self._consumer.resume(tp)
 
+    def _forget_fetched(self, tp: TopicPartition) -> None:
+        """kafka-python hands out what it has fetched ahead wherever the offset fits, also of another topic that had the
+        same name: it asks for records by name."""
+        fetcher = self._consumer._fetcher
+        fetcher._paused_completed_fetches.pop(tp, None)
+        fetcher._paused_partition_records.pop(tp, None)
+        if fetcher._next_partition_records is not None and fetcher._next_partition_records.topic_partition == tp:
+            fetcher._next_partition_records = None
+        for fetched in [fetched for fetched in fetcher._completed_fetches.copy() if fetched.topic_partition == tp]:
+            fetcher._completed_fetches.remove(fetched)
+
     def _seek(self, tp: TopicPartition, offset: int, epoch: int) -> None:
         self._consumer.seek(tp, offset)
-        if epoch >= 0 and self._epochs and tp.partition not in self._without_epochs:
+        if epoch >= 0 and self._epochs and (tp.partition, epoch) not in self._without_epochs:
             # kafka-python checks positions against the leaders' epochs (KIP-320), but its own seek takes none.
             self._consumer._subscription.assignment[tp].seek(OffsetAndMetadata(offset, "", epoch))
 
     def commit(self, offsets: Mapping[int, int]) -> None:
-        """See InteractionSource."""
+        """See InteractionSource. Not while a rebalance waits for us: it would wait, too, and nothing starts from it."""
+        if self._listening:
+            return
         wanted = {TopicPartition(self.topic, p): OffsetAndMetadata(o, "", -1) for p, o in offsets.items()}
         try:
             self._consumer.commit(wanted, timeout_ms=5000)
         except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError) as error:
             log.info("commit of %s %s left to the new owner: %s", self.topic, dict(offsets), error)
+        except kafka_errors.FencedInstanceIdError as error:
+            raise Unavailable(
+                f"Kafka at {self._kafka.kafka_bootstrap_servers}: another consumer has joined the group under our name:"
+                " each needs a CONSUMER_INSTANCE_ID of its own"
+            ) from error
         except (kafka_errors.KafkaError, OSError) as error:
             # The progress in Redis is what we start from: a commit that fails costs nothing but an outdated lag.
             log.warning("commit of %s %s failed: %s", self.topic, dict(offsets), error)
@@ -241,16 +292,11 @@ class KafkaInteractionSource:
     def lag(self) -> dict[int, int]:
         """See InteractionSource."""
         lag: dict[int, int] = {}
-        for tp in self._consumer.assignment():
-            high = self._consumer.highwater(tp)
-            if high is not None and tp not in self._consumer.paused():
-                try:
-                    position = self._consumer.position(tp, timeout_ms=1000)
-                except kafka_errors.LogTruncationError as error:
-                    raise self._lost_end(error) from error
-                except (kafka_errors.KafkaError, OSError):
-                    continue
-                lag[tp.partition] = max(0, high - position)
+        for tp, state in list(
+            self._consumer._subscription.assignment.items()
+        ):  # its own answers may wait for the broker
+            if state.highwater is not None and state.has_valid_position and not state.paused:
+                lag[tp.partition] = max(0, state.highwater - state.position.offset)
         return lag
 
     def close(self) -> None:
@@ -309,8 +355,13 @@ class KafkaPublisher:
         return unavailable(self._settings, error)
 
     def close(self) -> None:
-        """See Publisher."""
-        self._producer.close(timeout=5)
+        """See Publisher. Never raises; what is not acknowledged within five seconds is given up."""
+        try:
+            self._producer.close(timeout=5)
+        except (kafka_errors.KafkaError, OSError) as error:
+            # kafka-python 3.0.12 waits for what is in hand first, and where that fails leaves its thread at work.
+            log.warning("given up what Kafka has not acknowledged: %s", error)
+            self._producer._sender.force_close()
 
 
 class RenewedPublisher:

@@ -122,6 +122,8 @@ class Membership:
         self._left_over = set()
         self._pause_s = min(2 * self._pause_s, _MOST_S)
         self._consumer.unsubscribe()
+        # The brokers may all have come back at other addresses: kafka-python asks for them only once.
+        bounded(self._settings, lambda: self._consumer.bootstrap(timeout_ms=5000, refresh=True))
         self._join()
 
     def close(self) -> None:

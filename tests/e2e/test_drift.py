@@ -241,8 +241,9 @@ def test_a_bad_promotion_is_rolled_back(scene: Scene):
     bad = scene.publish_noise(2)
     until(lambda: scene.loaded() == bad, 10, "the bad model in service")
     until(lambda: scene.registry.current() == champion, 60, "the champion to be back")
-    back = until(lambda: scene.details("rollback"), 10, "the note")[0]
-    assert (back["version"], back["back_to"], back["why"]) == (bad, champion, "engagement")
+    # There may be others: where a shift and a promotion meet, the one is taken for the other's fault.
+    back = until(lambda: [told for told in scene.details("rollback") if told["version"] == bad], 10, "the note")[0]
+    assert (back["back_to"], back["why"]) == (champion, "engagement")
     assert back["after"] < back["before"]
     until(lambda: scene.loaded() == champion, 10, "the recommender to rank with the champion")
     (shown,) = [v for v in scene.models()["versions"] if v["version"] == bad]

@@ -20,7 +20,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewPartitions, NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
 
-from shared.adapters.kafka import KafkaInteractionSource
+from shared.adapters.kafka import KafkaInteractionSource, KafkaPublisher
 from shared.adapters.kafka_client import client_config
 from shared.adapters.kafka_reader import ensure_topics
 from shared.adapters.redis_store import RedisStateStore
@@ -28,7 +28,7 @@ from shared.adapters.registry import FileModelRegistry
 from shared.adapters.settings import ConsumerSettings, KafkaSettings, RedisSettings
 from shared.adapters.state_stores import state_store
 from shared.core.engagement import Counted, decode_engagement
-from shared.core.errors import Unavailable
+from shared.core.errors import TopicRecreated, Unavailable
 from shared.core.ports import StateStore
 from shared.core.state import decode_state
 from shared.model.inference import InferenceModel
@@ -476,7 +476,7 @@ def test_a_broker_that_lost_the_end_of_its_log_doubles_nothing_and_loses_nothing
 ) -> None:
     """The new events take the offsets of the lost ones, and reach beyond what was read before, or not; while the
     consumer runs, and while it is away. And the broker is asked where its log was lost: what a client remembers of its
-    leaders may be older than the loss."""
+    leaders may be older than the loss, or of another life of the topic. Who had read nothing yet notices it, too."""
     if not REAL_KAFKA.exists():
         pytest.skip("needs a broker of its own to kill: ../shared/kafka")
     losing = Losing(make_world, redis_settings, tmp_path)
@@ -484,6 +484,10 @@ def test_a_broker_that_lost_the_end_of_its_log_doubles_nothing_and_loses_nothing
     node.start()
     try:
         source = KafkaInteractionSource(asked := losing.kafka("asked", 1), ConsumerSettings(consumer_group="asked"))
+        idle = KafkaInteractionSource(asked, ConsumerSettings(consumer_group="idle"))
+        publisher = KafkaPublisher(asked)
+        publisher.send(asked.topic_dlq, b"k", b"acknowledged")
+        publisher.flush(30)
         _send_one_by_one(asked, 10)
         worlds = {
             (running, more): losing.begin(f"{'running' if running else 'away'}-{more}")
@@ -499,12 +503,19 @@ def test_a_broker_that_lost_the_end_of_its_log_doubles_nothing_and_loses_nothing
         records = until(lambda: source.poll(0.2, 100).records, what="records")[0]
         epoch = records[-1].leader_epoch
         assert source.lost_from(0, 10, epoch) is None
+        until(lambda: idle.poll(0.2, 100).assigned, what="the partition")
+        idle.seek(0, 10, epoch)
+        for _ in range(3):
+            assert not idle.poll(0.2, 100).records
         time.sleep(1)  # the progress follows within CONSUMER_COMMIT_MS
         for (running, _), world in worlds.items():
             if not running:
                 world.processes[-1].kill()
                 world.processes[-1].wait()
         node.kill()
+        publisher.send(asked.topic_dlq, b"k", b"never acknowledged")
+        publisher.close()
+        until(lambda: not publisher._producer._sender.is_alive(), 10, "the thread of what was closed to end")
         assert losing.lose_last_batches(asked, 3) == 3
         for world in worlds.values():
             assert losing.lose_last_batches(world.kafka, 5) > 20
@@ -515,19 +526,32 @@ def test_a_broker_that_lost_the_end_of_its_log_doubles_nothing_and_loses_nothing
             world.send(USERS, more, rng)
             if not running:
                 world.start(consumer_group=f"away-{more}")
-        _send_one_by_one(asked, 1)
-        until(lambda: _bounds(source) == (0, 8), what="the broker again")
+        _send_one_by_one(asked, 5)  # beyond where it was read to
+        until(lambda: _bounds(source) == (0, 12), what="the broker again")
+        assert source.lost_from(0, 10, epoch + 100) is None  # the broker knows nothing of that one
         source._consumer._manager.cluster._partitions[asked.topic_interactions][0].leader_epoch = epoch
         assert source.lost_from(0, 10, epoch) == 7
         assert source.lost_from(0, 7, epoch) is None
+        until(lambda: _lost_its_end(idle), 30, "who has read nothing to notice")
         for world in worlds.values():
             world.settled(60)
             world.send(USERS, 50, rng)
         for world in worlds.values():
             world.settled(60)
         source.close()
+        idle.close()
     finally:
         node.stop()
+
+
+def _lost_its_end(source: KafkaInteractionSource) -> bool:
+    try:
+        assert not source.poll(0.2, 100).records
+    except TopicRecreated:
+        return True
+    except Unavailable:
+        return False
+    return False
 
 
 def _send_one_by_one(kafka: KafkaSettings, count: int) -> None:

@@ -34,7 +34,7 @@ audit()
 
 def recipe() -> str:
     """What make would run, but for what installs."""
-    told = subprocess.run(["make", "-n", "audit"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(["make", "-n", "audit", "ARGS="], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lines = [line for line in told.splitlines() if re.search(r"pip list|pip_audit", line)]
     assert len(lines) == 2
     return "\n".join(lines).replace(".venv/bin/python", sys.executable)
