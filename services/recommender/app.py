@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from services.recommender.console.routes import add_console, add_user_view
+from services.recommender.console.routes import add_console, user_view
 from services.recommender.console.view import Console
 from services.recommender.docs_page import DOCS_PAGE
 from services.recommender.forget import Forgetter
@@ -74,10 +74,11 @@ def build_app(parts: Parts) -> App:
     """The whole ASGI application."""
     register_url_convertor("user", _AnyUser())
     api = FastAPI(title="Driftwood", docs_url=None, redoc_url=None, description=DESCRIPTIONS["driftwood"])
-    _add_rankings(api, parts)
+    view = user_view(parts.users.describe, _raw_user, _response)
+    _add_rankings(api, parts, view)
     _add_interactions(api, parts)
     _add_forget(api, parts)
-    add_user_view(api, parts.users.describe, _raw_user, _response)
+    api.get("/v1/users/{user_id:user}", name="user")(view)  # after the routes whose paths are longer
     _add_models(api, parts)
     _add_health(api, parts)
     _add_pages(api)
@@ -100,10 +101,12 @@ def _raw_user(request: Request, suffix: int = 0) -> bytes:
     return path[len(USERS) : len(path) - suffix]
 
 
-def _add_rankings(api: FastAPI, parts: Parts) -> None:
+def _add_rankings(api: FastAPI, parts: Parts, view: Callable[[Request], Awaitable[Response]]) -> None:
     # Described here, answered by the gateway before it comes this far.
     @api.get("/v1/users/{user_id:user}/recommendations", name="recommendations")
     async def for_user(request: Request) -> Response:
+        if not request.scope["raw_path"].endswith(RECOMMENDATIONS):  # of a user whose id ends so, by %2F
+            return await view(request)
         raw_user = _raw_user(request, len(b"/recommendations"))
         return _response(await parts.recommendations.for_user(raw_user, request.scope["query_string"]))
 

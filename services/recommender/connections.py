@@ -89,6 +89,7 @@ def limited_protocol(limits: ConnectionLimits, rejected: Callable[[str, int | No
                 super().on_body(body)
 
         def on_message_complete(self) -> None:
+            self._head_bytes = 0  # what a body brought is no head, and another may begin in the same piece
             if self.cycle is not None:
                 super().on_message_complete()
 

@@ -97,6 +97,9 @@ class Gateway:
             except TimeoutError:
                 self._rejected.labels("body_time").inc()
                 raise HTTPException(408, self._too_slow, {"connection": "close"}) from None
+            if message["type"] == "http.disconnect":
+                self._rejected.labels("body_gone").inc()
+                raise HTTPException(400, "the connection ended before the body did")
             size += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if size > self._max_body:

@@ -68,7 +68,7 @@ class RecommenderMetrics:
         self.rejected = Counter(
             "driftwood_http_rejected_total",
             "Requests and connections turned away, by reason (no_key, wrong_key, scope, rate, busy, body_size,"
-            " body_time, header_size, header_time, connections)",
+            " body_time, body_gone, header_size, header_time, connections)",
             ["reason"],
             registry=r,
         )

@@ -82,6 +82,10 @@ class TrendingView:
                 if not failing:
                     log.warning("trending stays as it was: %s", error, extra={"topic": self._topic})
                 failing = True
+            except Exception:  # of whatever kind: the next turn may be better, and without this thread none comes
+                if not failing:
+                    log.exception("trending stays as it was", extra={"topic": self._topic})
+                failing = True
             self._stop.wait(self._refresh_s)
 
     def refresh(self) -> None:

@@ -119,7 +119,9 @@ class Ranker:
             requests = self._next_requests()
             if requests:
                 self._last_request = time.monotonic()
-                self._answer(requests, self._rank([r.query for r in requests]))
+                outcomes = self._rank([r.query for r in requests])
+                self._metrics.refused.labels("unavailable").inc(sum(isinstance(o, Unavailable) for o in outcomes))
+                self._answer(requests, outcomes)
             if self._bundles and time.monotonic() >= self._topic_due:
                 self._rank_for_topic(self._bundles[0])
 
@@ -185,8 +187,6 @@ class Ranker:
             if outcome is None:
                 self._waiting.append(request)
                 continue
-            if isinstance(outcome, Unavailable):
-                self._metrics.refused.labels("unavailable").inc()
             done[request.future.get_loop()].append((request.future, outcome))
         for loop, pairs in done.items():
             try:

@@ -41,7 +41,9 @@ class Readiness:
         """
         with self._lock:
             if self._known is None or time.monotonic() - self._known[0] > _FRESH_S:
-                self._known = (time.monotonic(), self._ask())
+                parts = self._ask()
+                # The time after it: whoever waited for the lock shares the answer.
+                self._known = (time.monotonic(), parts)
             parts = self._known[1]
             well = {name for name, result in parts.items() if result == "ok"}
             ready = well == set(parts)

@@ -63,8 +63,8 @@ class Promotions:
             return False
         bits = memory.monitor.track(watch.version).since(watch.from_bit)
         found = judge_promotion(bits, watch.before, self._events, self._p)
-        if found.verdict == "wait":
-            return False
+        if found.verdict == "wait" or (found.verdict == "keep" and not watch.readable):
+            return False  # also what nobody has anything against is to be readable
         numbers = {"before": found.before.rate, "after": found.after.rate, "events": found.after.events, "p": found.p}
         if found.verdict == "keep":
             log.info("the promotion stays", extra={"model_version": watch.version, **numbers})

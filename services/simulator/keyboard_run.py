@@ -29,7 +29,10 @@ _LOOK_S = 2.0
 _FIRST_MODEL_S = 300.0
 _WITHOUT_MODEL = 0.4
 """Share of the words that may be typed before the first model: then everyone pauses until it is there."""
-_NOT_PASSED_ON = ("MODEL_URI", "SESSION_LOG_URI", "STACK_DIR", "HTTP_API_KEYS")
+_NOT_PASSED_ON = (
+    "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_API_VERSION", "MODEL_URI", "SESSION_LOG_URI", "STACK_DIR",
+    "HTTP_API_KEYS", "HTTP_API_KEYS_FILE",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from types import FrameType, TracebackType
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ONE_WISH_S = 2.0
 
 
 class Signals:
@@ -15,6 +17,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.stops = 0
+        self._terminated_at = float("-inf")
         self._before: dict[int, signal.Handlers | object] = {}
         self._read, self._write = -1, -1
 
@@ -44,7 +47,12 @@ class Signals:
             os.read(self._read, 4096)
 
     def _count(self, signum: int, frame: FrameType | None) -> None:
-        self.stops += 1
+        # A group is often told at once, and make passes on what it got: two SIGTERM together are one wish.
+        now = time.monotonic()
+        if signum == signal.SIGINT or now - self._terminated_at > _ONE_WISH_S:
+            self.stops += 1
+        if signum != signal.SIGINT:
+            self._terminated_at = now
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:

@@ -96,7 +96,8 @@ class Trending:
 
     def counts(self) -> tuple[dict[str, float], float]:
         """Choices of each item held, and of all items; those of the newest event's time count one each."""
-        unit = 2.0 ** max(-1000.0, (self.newest - self._landmark) / self._half_life_ms)
+        # Of a longer half-life, as stored before the setting was changed, weights may lie far from the landmark.
+        unit = 2.0 ** min(1000.0, max(-1000.0, (self.newest - self._landmark) / self._half_life_ms))
         return {item: weight / unit for item, weight in self._weights.items()}, self._total / unit
 
     def snapshot(self) -> tuple[int, list[tuple[str, float]]]:

@@ -115,6 +115,32 @@ def test_a_body_that_does_not_come_is_408(serve: Serve):
     assert served.rejected("body_time") == 1
 
 
+def test_a_caller_that_goes_away_in_its_body_is_no_error_of_the_server(serve: Serve):
+    served = serve()
+    with served.connect() as caller:
+        caller.sendall(b"POST /v1/interactions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+    until(lambda: served.rejected("body_gone") == 1, 10, "the half body")
+    counted = [
+        sample.labels["status"]
+        for metric in served.twin.metrics.requests.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total") and sample.value
+    ]
+    assert not [status for status in counted if status.startswith("5")]
+
+
+def test_a_head_that_begins_behind_a_large_body_is_no_large_head(serve: Serve):
+    served = serve(http_max_header_bytes=4096)
+    body = b"[" + b" " * 20_000 + b"]"
+    with served.connect() as caller:
+        head = b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        caller.sendall(head + body + b"GET /healthz HTTP/1.1\r\nHost:")
+        assert caller.recv(100).startswith(b"HTTP/1.1 422 ")
+        caller.sendall(b" x\r\n\r\n")
+        until(lambda: b"HTTP/1.1 200 " in caller.recv(4096), 10, "the answer to the second")
+    assert served.rejected("header_size") == 0
+
+
 def test_a_head_that_does_not_end_is_408_and_silence_is_closed(serve: Serve):
     served = serve(http_header_timeout_s=0.3)
     with served.connect() as connection, served.connect() as silent:

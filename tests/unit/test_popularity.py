@@ -193,3 +193,10 @@ def test_the_consumer_scores_by_the_same_bias():
     expected = bias_now(model, states(30), recent, 1000)
     assert expected is not None
     assert corrected.correction.extra == pytest.approx(expected)
+
+
+def test_counts_of_a_longer_half_life_than_now_can_be_read() -> None:
+    """As stored before the setting was changed: their weights lie far from the landmark."""
+    counted = Trending(1.0, 10)
+    counted.merge(0, [("a", 2.0)], 2.0, 86_400_000)
+    assert counted.counts()[0].keys() == {"a"}

@@ -242,4 +242,5 @@ def test_any_text_is_a_user_id(twin, user):
     twin.act(user, "item-1")
     ranking = twin.ranking(quote(user, safe=""))
     assert ranking["user_id"] == user
+    assert twin.call("GET", f"/v1/users/{quote(user, safe='')}").json()["user_id"] == user
     assert ranking["strategy"] == "gru"

@@ -275,7 +275,13 @@ def test_going_back_by_hand_is_not_judged(world: World):
     assert world.details("swap")[2] == {"version": "1", "from": "2", "why": "outside"}
 
 
-def test_a_damaged_promotion_is_taken_back_after_some_patience(world: World, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("traffic", [True, False], ids=["with traffic", "a version before it that nobody judges by"])
+def test_a_damaged_promotion_is_taken_back_after_some_patience(traffic: bool, monkeypatch: pytest.MonkeyPatch):
+    world = World()
+    world.publish()
+    world.step()
+    if traffic:
+        world.engage("1", 0.6, 1000)
     world.publish()
     load = MemoryModelRegistry.load
 
@@ -400,6 +406,7 @@ def test_who_has_lost_the_lease_tells_nothing_more_of_what_only_the_other_knows(
     assert world.value("driftwood_gate_recall20", of="champion") == 0.4
     other, _, values = world.another()
     world.seconds += LEASE_S + 1
+    other.step()
     other.step()
     world.step()
     assert values.get_sample_value("driftwood_champion_version") == 3

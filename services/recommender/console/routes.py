@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
@@ -51,15 +51,16 @@ def _add_file(api: FastAPI, path: str, file: StaticFile) -> None:
         return response
 
 
-def add_user_view(
-    api: FastAPI, describe: Callable[[str], object], raw_user: Callable[[Request], bytes], respond: Respond
-) -> None:
-    """GET /v1/users/{user_id}: after the routes whose paths are longer."""
+def user_view(
+    describe: Callable[[str], object], raw_user: Callable[[Request], bytes], respond: Respond
+) -> Callable[[Request], Awaitable[Response]]:
+    """What answers GET /v1/users/{user_id}."""
 
-    @api.get("/v1/users/{user_id:user}", name="user")
     async def user(request: Request) -> Response:
         try:
             view = await asyncio.to_thread(describe, user_of(raw_user(request)))
         except (Refused, DriftwoodError) as error:
             return respond(failure_reply(error))
         return respond(json_reply(200, view))
+
+    return user

@@ -56,6 +56,8 @@ class Demo:
         self._view = View(console, self._board, lambda: self._seconds)
         self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
         self._environment |= {"STACK_DIR": str(folder / "stack"), "MODEL_URI": str(folder / "models")}
+        if "REDIS_URL" in self._environment:  # beside what else is there
+            self._environment.setdefault("REDIS_PREFIX", f"{folder.name}:")
         self._phases = 3 if plan.train_flags else 4
         if plan.train_flags:
             self._environment.setdefault("TRAIN_AUTO", "false")  # the demo trains its model itself
@@ -268,5 +270,9 @@ class Demo:
 
 _ASKING_RATE = 1000.0
 """Above so many events a second there is no time to ask for rankings in between."""
-# The demo has its own registry and folder, and calls its own address without a key.
-_NOT_PASSED_ON = ("MODEL_URI", "SESSION_LOG_URI", "STACK_DIR", "HTTP_API_KEYS")
+# The demo has its own broker, registry and folder, and calls its own address without a key. Its shoppers are invented:
+# they have no place among those of a broker that somebody has exported for other work.
+_NOT_PASSED_ON = (
+    "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_API_VERSION", "MODEL_URI", "SESSION_LOG_URI", "STACK_DIR",
+    "HTTP_API_KEYS", "HTTP_API_KEYS_FILE",
+)  # fmt: skip
