@@ -162,7 +162,7 @@ class System:
             self.ranker,
             Recommendations(self.ranker, ids, self.metrics),
             self.outbox,
-            Forgetter(self.store, self.topics, self.outbox, names),
+            Forgetter(self.store, self.topics, self.outbox, names, timeout_s=2 * settings.http_kafka_timeout_ms / 1000),
             registry,
             lambda: self.watch.problem,
             self.readiness,
@@ -243,6 +243,7 @@ class System:
         self.watch.stop()
         self.ranker.stop()
         self.keys.stop()
+        self.parts.forgetter.close()
         self.readiness.close()
         self.topics.close()
         self.probes.close()

@@ -135,7 +135,7 @@ def _add_forget(api: FastAPI, parts: Parts) -> None:
             raise HTTPException(405, headers={"Allow": "GET"})
         try:
             user_id = user_of(raw_user)
-            told, update_partitions = await asyncio.to_thread(parts.forgetter.empty_state, user_id)
+            told, update_partitions = await parts.forgetter.empty(user_id)
             parts.ranker.forget(user_id)
             await parts.forgetter.tell(told, update_partitions)
         except (Refused, DriftwoodError) as error:

@@ -109,8 +109,12 @@ class BatchRanker:
             if query.user_id is not None and subject.value is not None and subject.entry is None:
                 subject.entry = self._cache.get(query.user_id, subject.value[:TOKEN_BYTES], made_by)
             dismissed = self._states.dismissed(query, subject)
+            left_out: list[str] = []
             if dismissed or query.exclude or query.exclude_seen:
                 left_out = [*self._states.left_out(query, subject), *dismissed]
+            if new_items.names and not model.repeats:
+                left_out += self._recent(query, subject)[-1:]  # the current item, which may be a new one
+            if left_out:
                 ask.out = sorted(set(serving.known(left_out, new_items)))
             needed = min(query.k + len(ask.out), most)
             if (
@@ -183,9 +187,11 @@ class BatchRanker:
         """The item that this ranking leaves out by itself."""
         if model.repeats:
             return ()
-        items = query.items if query.user_id is None else self._states.of(query.user_id, subject).recent_items()
-        current = model.current(items)
+        current = model.current(self._recent(query, subject))
         return () if current < 0 else (current,)
+
+    def _recent(self, query: Query, subject: Subject) -> Sequence[str]:
+        return query.items if query.user_id is None else self._states.of(query.user_id, subject).recent_items()
 
     def _hidden(self, model: InferenceModel, subjects: Sequence[Subject]) -> Hidden:
         """(len(subjects), width) float16."""

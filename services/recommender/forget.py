@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import msgspec
@@ -42,12 +44,29 @@ class Forgetter:
         outbox: Outbox,
         names: TopicNames,
         clock: Callable[[], float] = time.time,
+        timeout_s: float = 10.0,
     ) -> None:
+        """timeout_s: of ``empty``."""
         self._store = store
         self._topics = topics
         self._outbox = outbox
         self._names = names
         self._clock = clock
+        self._timeout_s = timeout_s
+        # Of its own: where Kafka hangs they wait for each other, and not all that is asked of this process for them.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="forget")
+
+    async def empty(self, user_id: str) -> tuple[Forget, list[int]]:
+        """``empty_state`` in a thread. Raises Unavailable where that takes too long, and what that raises."""
+        work = asyncio.get_running_loop().run_in_executor(self._pool, self.empty_state, user_id)
+        try:
+            return await asyncio.wait_for(work, self._timeout_s)
+        except TimeoutError as error:
+            raise Unavailable(f"not forgotten within {self._timeout_s:g} s: ask again") from error
+
+    def close(self) -> None:
+        """Forget nobody more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def empty_state(self, user_id: str) -> tuple[Forget, list[int]]:
         """Steps 1 and 2, blocking: (what to tell others, partitions of the state-updates topic).

@@ -204,6 +204,7 @@ class Twin:
         self.outbox.stop()
         self.ranker.stop()
         self.readiness.close()
+        self.forgetter.close()
 
     def act(self, user: str, *items: str, ts: int = 1_700_000_000_000) -> UserState:
         """Apply events to the user's state as a consumer would."""

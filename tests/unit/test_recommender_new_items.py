@@ -85,6 +85,18 @@ def test_a_ranking_in_memory_sees_new_items_come_change_and_go(twin):
     assert [twin.metrics.cache.labels(outcome)._value.get() for outcome in ("miss", "hit")] == [1, 3]
 
 
+def test_a_new_item_that_was_just_opened_is_left_out_where_nothing_is_opened_twice(twin):
+    """As one of the catalogue is. Its row fits just those who have opened it."""
+    twin.publish(0, never_again=True)
+    choose(twin)
+    twin.act("u", "item-1", "new-0")
+    for _ in range(2):  # the second from memory
+        assert set(NEW) & set(ids(twin.ranking("u", "?k=400"))) == set(NEW[1:])
+    assert set(NEW) & set(ids(twin.session(["item-1", "new-0"], k=400))) == set(NEW[1:])
+    twin.act("u", "item-2")
+    assert set(NEW) < set(ids(twin.ranking("u", "?k=400")))
+
+
 def test_items_chosen_too_seldom_are_not_ranked_and_counts_of_partitions_add_up(twin):
     twin.act("u", *ITEMS[:3])
     choose(twin, times=2, partitions=1)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 import uuid
 
@@ -276,6 +277,24 @@ def test_an_outage_of_kafka_takes_no_traffic_away_but_a_bad_start_gets_none(twin
     refused = twin.call("GET", "/readyz?for=trafic")
     assert refused.status_code == 422
     assert refused.json()["details"][0]["field"] == "for"
+
+
+def test_who_is_forgotten_while_kafka_hangs_waits_for_a_while_and_nobody_else_does(twin):
+    """Each holds a thread: of its own, or the probes would wait for all of them."""
+    twin.act("u", "item-1")
+    describe, back = twin.topics.describe, threading.Event()
+    twin.topics.describe = lambda topic: describe(topic) if back.wait(20) else None
+    twin.forgetter._timeout_s = 0.2
+    for _ in range(20):
+        refused = twin.call("DELETE", "/v1/users/u")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "not forgotten within 0.2 s" in refused.json()["error"]
+    assert twin.call("GET", "/metrics").status_code == 200
+    assert twin.ranking("u")["strategy"] == "gru"
+    back.set()
+    twin.forgetter._timeout_s = 10.0
+    assert twin.call("DELETE", "/v1/users/u").status_code == 204
+    assert twin.ranking("u")["strategy"] == "trending"
 
 
 def test_docs_need_nothing_from_elsewhere(twin):
