@@ -107,7 +107,7 @@ def _add_rankings(api: FastAPI, parts: Parts, view: Callable[[Request], Awaitabl
     async def for_user(request: Request) -> Response:
         if not request.scope["raw_path"].endswith(RECOMMENDATIONS):  # of a user whose id ends so, by %2F
             return await view(request)
-        raw_user = _raw_user(request, len(b"/recommendations"))
+        raw_user = _raw_user(request, len(RECOMMENDATIONS))
         return _response(await parts.recommendations.for_user(raw_user, request.scope["query_string"]))
 
     @api.post("/v1/recommendations", name="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.simulator.demo.client import RankingClient
-from services.simulator.demo.processes import DemoFailed, Stack
+from services.simulator.demo.processes import DemoFailed, Stack, environment_of_its_own
 from services.simulator.keyboard_board import BUCKET, SHOWN, Board, Tally
 from services.simulator.keyboard_typing import Desk, SharedPublisher, Typing
 from shared.adapters.chart import Line, Panel, draw
@@ -29,10 +28,6 @@ _LOOK_S = 2.0
 _FIRST_MODEL_S = 300.0
 _WITHOUT_MODEL = 0.4
 """Share of the words that may be typed before the first model: then everyone pauses until it is there."""
-_NOT_PASSED_ON = (
-    "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_API_VERSION", "MODEL_URI", "SESSION_LOG_URI", "STACK_DIR",
-    "HTTP_API_KEYS", "HTTP_API_KEYS_FILE",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +80,7 @@ class Keyboard:
         self._desk = Desk(documents, run, rules.words)
         self._somebody = f"{run}-0"
         self._most = min(rules.words, sum(len(document) for document in documents))
-        passed_on = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-        self._environment = {**rules.environment(), **passed_on, "STACK_DIR": str(folder / "stack")}
+        self._environment = rules.environment() | environment_of_its_own(folder)
         self._stack: Stack | None = None
         self._publisher: KafkaPublisher | None = None
         self._threads: list[Typing] = []

@@ -237,13 +237,15 @@ class KafkaInteractionSource:
 
     def _cuts(self, error: kafka_errors.LogTruncationError) -> dict[int, int]:
         """partition -> where its lost part began."""
-        found = {tp.partition: place for tp, place in error.divergent_offsets.items()}
-        # Of these the broker knows nothing of that epoch, and would say so again and again.
+        cuts: dict[int, int] = {}
         states = self._consumer._subscription.assignment
         for tp, place in error.divergent_offsets.items():
-            if place is None and tp in states and states[tp].has_valid_position:
+            if place is not None:
+                cuts[tp.partition] = place.offset
+            elif tp in states and states[tp].has_valid_position:
+                # The broker knows nothing of that epoch, and would say so again and again.
                 self._without_epochs.add((tp.partition, states[tp].position.leader_epoch))
-        return {number: place.offset for number, place in found.items() if place is not None}
+        return cuts
 
     def seek(self, partition: int, offset: int, epoch: int = -1) -> None:
         """See InteractionSource."""
@@ -292,9 +294,8 @@ class KafkaInteractionSource:
     def lag(self) -> dict[int, int]:
         """See InteractionSource."""
         lag: dict[int, int] = {}
-        for tp, state in list(
-            self._consumer._subscription.assignment.items()
-        ):  # its own answers may wait for the broker
+        states = self._consumer._subscription.assignment  # kafka-python's own answers may wait for the broker
+        for tp, state in list(states.items()):
             if state.highwater is not None and state.has_valid_position and not state.paused:
                 lag[tp.partition] = max(0, state.highwater - state.position.offset)
         return lag

@@ -274,7 +274,6 @@ echo "$*" >>"$0.asked"
 case "$*" in
   "image inspect --format {{.Size}} driftwood:0.1.0") echo 1425000000 ;;
   "image inspect --format {{.Size}} python:3.11-slim") [ -n "$BASE" ] && echo "$BASE" ;;
-  *ps\\ -q*) ;;
 esac
 """
 

@@ -12,15 +12,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from shared.core.errors import DriftwoodError
 
+# A demo has its own broker, registry and folder, and calls its own address without a key. Its users are invented: they
+# have no place among those of a broker that somebody has exported for other work.
+_NOT_PASSED_ON = (
+    "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_API_VERSION", "MODEL_URI", "SESSION_LOG_URI", "STACK_DIR",
+    "HTTP_API_KEYS", "HTTP_API_KEYS_FILE",
+)  # fmt: skip
 _STACK_STOP_S = 45.0  # its own limit for two rounds of stopping is 30 s
 
 
 class DemoFailed(DriftwoodError):
     """A part of the demo did not do its work; the message says which and shows its last words."""
+
+
+def environment_of_its_own(folder: Path) -> dict[str, str]:
+    """This process', for a stack that lives in ``folder`` and leaves what others store alone."""
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    environment["STACK_DIR"] = str(folder / "stack")
+    if "REDIS_URL" in environment:  # beside what else is there
+        environment.setdefault("REDIS_PREFIX", f"{folder.name}:")
+    return environment
 
 
 def _launch(command: Sequence[str], signal_name: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:

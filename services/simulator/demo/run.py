@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from services.simulator.demo import circle
 from services.simulator.demo.client import RankingClient
 from services.simulator.demo.measure import Board, Hits
-from services.simulator.demo.processes import DemoFailed, Stack, Training
+from services.simulator.demo.processes import DemoFailed, Stack, Training, environment_of_its_own
 from services.simulator.demo.settings import DemoSettings
 from services.simulator.demo.sources import Source
 from services.simulator.demo.streamer import Freshness, Streamer
@@ -54,10 +53,7 @@ class Demo:
         self._story = circle.Story(self._board)
         self._journal: circle.Journal | None = None
         self._view = View(console, self._board, lambda: self._seconds)
-        self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-        self._environment |= {"STACK_DIR": str(folder / "stack"), "MODEL_URI": str(folder / "models")}
-        if "REDIS_URL" in self._environment:  # beside what else is there
-            self._environment.setdefault("REDIS_PREFIX", f"{folder.name}:")
+        self._environment = environment_of_its_own(folder) | {"MODEL_URI": str(folder / "models")}
         self._phases = 3 if plan.train_flags else 4
         if plan.train_flags:
             self._environment.setdefault("TRAIN_AUTO", "false")  # the demo trains its model itself
@@ -270,9 +266,3 @@ class Demo:
 
 _ASKING_RATE = 1000.0
 """Above so many events a second there is no time to ask for rankings in between."""
-# The demo has its own broker, registry and folder, and calls its own address without a key. Its shoppers are invented:
-# they have no place among those of a broker that somebody has exported for other work.
-_NOT_PASSED_ON = (
-    "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_API_VERSION", "MODEL_URI", "SESSION_LOG_URI", "STACK_DIR",
-    "HTTP_API_KEYS", "HTTP_API_KEYS_FILE",
-)  # fmt: skip
